@@ -1,0 +1,187 @@
+// Package nixtrap_test holds the rules of the repository as a whole.
+package nixtrap_test
+
+import (
+	"encoding/json"
+	"errors"
+	"go/parser"
+	"go/token"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+const module = "github.com/voidnxlab/nixtrap"
+
+// layers says which packages of this module each package may import. A package that is not here fails the test.
+var layers = map[string][]string{
+	"nar":               {},
+	"signing":           {},
+	"narinfo":           {"signing"},
+	"store":             {"nar", "narinfo"},
+	"store/storetest":   {"nar", "narinfo", "signing", "store"},
+	"store/nixproto":    {"nar", "narinfo", "signing", "store"},
+	"store/localstore":  {"nar", "narinfo", "signing", "store", "store/nixproto"},
+	"store/bucketstore": {"nar", "narinfo", "signing", "store"},
+	"httpcache":         {"nar", "narinfo", "signing", "store"},
+
+	"internal/memnet":  {},
+	"internal/realnix": {},
+
+	"cmd/narserved": {"nar", "narinfo", "signing", "store", "store/localstore", "store/bucketstore", "httpcache"},
+
+	"examples/nar":        {"nar"},
+	"examples/signing":    {"signing"},
+	"examples/narinfo":    {"narinfo", "signing"},
+	"examples/store":      {"narinfo", "store", "store/bucketstore"},
+	"examples/nixproto":   {"narinfo", "store/nixproto"},
+	"examples/localstore": {"narinfo", "store", "store/localstore"},
+	"examples/httpcache":  {"httpcache", "signing", "store/bucketstore", "store/localstore"},
+}
+
+// embeds lists the modules that come along with each public package: what an embedder pays for importing it.
+var embeds = map[string][]string{
+	"nar":     {"golang.org/x/sys"},
+	"signing": {},
+	"narinfo": {"github.com/nix-community/go-nix"},
+	"store":   {"github.com/nix-community/go-nix", "golang.org/x/sys"},
+	"store/nixproto": {
+		"github.com/nix-community/go-nix", "golang.org/x/sys",
+	},
+	"store/bucketstore": {
+		"github.com/klauspost/compress", "github.com/nix-community/go-nix", "github.com/ulikunitz/xz", "golang.org/x/sys",
+	},
+	"httpcache": {"github.com/nix-community/go-nix", "golang.org/x/sys"},
+}
+
+type goPackage struct {
+	ImportPath   string
+	Name         string
+	Doc          string
+	Standard     bool
+	Imports      []string
+	Deps         []string
+	Module       *struct{ Path string }
+	TestGoFiles  []string
+	XTestGoFiles []string
+}
+
+func listPackages(t *testing.T, args ...string) map[string]goPackage {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", append([]string{"list", "-json"}, args...)...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	packages := make(map[string]goPackage)
+	for dec := json.NewDecoder(out); ; {
+		var p goPackage
+		err := dec.Decode(&p)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		require.NoError(t, err)
+		packages[p.ImportPath] = p
+	}
+	require.NoError(t, cmd.Wait())
+	return packages
+}
+
+// rel returns the path within this module, and false for packages of others.
+func rel(importPath string) (string, bool) {
+	return strings.CutPrefix(importPath, module+"/")
+}
+
+func TestImportsFollowTheLayers(t *testing.T) {
+	for _, p := range listPackages(t, "./...") {
+		name, ok := rel(p.ImportPath)
+		if !ok {
+			continue // this folder: tests alone
+		}
+		allowed, known := layers[name]
+		if !known {
+			t.Errorf("package %s has no layer: add it to layers", name)
+		}
+		for _, imported := range p.Imports {
+			target, ours := rel(imported)
+			if !ours || (strings.HasPrefix(target, "internal/") && target != "internal/realnix") {
+				continue
+			}
+			if !slices.Contains(allowed, target) {
+				t.Errorf("package %s must not import %s", name, target)
+			}
+		}
+	}
+}
+
+func TestEmbeddersPayForNothingElse(t *testing.T) {
+	packages := listPackages(t, "-deps", "./...")
+	for name, want := range embeds {
+		modules := make(map[string]bool)
+		for _, dep := range packages[module+"/"+name].Deps {
+			if p := packages[dep]; !p.Standard && p.Module.Path != module {
+				modules[p.Module.Path] = true
+			}
+		}
+		var got []string
+		for m := range modules {
+			got = append(got, m)
+		}
+		require.ElementsMatch(t, want, got, "modules that package %s brings along", name)
+	}
+}
+
+func TestEveryPackageHasAComment(t *testing.T) {
+	for _, p := range listPackages(t, "./...") {
+		if _, ok := rel(p.ImportPath); ok {
+			require.NotEmpty(t, p.Doc, "package comment of %s", p.ImportPath)
+		}
+	}
+}
+
+func TestEveryExportedNameHasAComment(t *testing.T) {
+	for name := range layers {
+		if strings.HasPrefix(name, "cmd/") || strings.HasPrefix(name, "examples/") {
+			continue
+		}
+		files, err := filepath.Glob(filepath.Join(name, "*.go"))
+		require.NoError(t, err)
+		for _, file := range files {
+			if !strings.HasSuffix(file, "_test.go") {
+				requireComments(t, file)
+			}
+		}
+	}
+}
+
+func requireComments(t *testing.T, file string) {
+	t.Helper()
+	tree, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ParseComments)
+	require.NoError(t, err)
+	for _, name := range undocumented(tree) {
+		t.Errorf("%s: exported %s has no comment", file, name)
+	}
+}
+
+func TestEveryPackageHasAnExample(t *testing.T) {
+	for name := range layers {
+		if strings.HasPrefix(name, "store/storetest") || strings.HasPrefix(name, "internal/") ||
+			strings.HasPrefix(name, "cmd/") || strings.HasPrefix(name, "examples/") {
+			continue
+		}
+		example := filepath.Join("examples", filepath.Base(name))
+		require.FileExists(t, filepath.Join(example, "main.go"), "the smallest embedding of package %s", name)
+	}
+}
+
+func TestModuleReplacesNothing(t *testing.T) {
+	text, err := os.ReadFile("go.mod")
+	require.NoError(t, err)
+	require.NotContains(t, string(text), "replace ", "a replaced module would not reach those who go get this one")
+}
