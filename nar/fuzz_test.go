@@ -88,3 +88,30 @@ func TestUnpackOverSomethingIsRefused(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "/etc", target)
 }
+
+// making creates a directory when it is first read from.
+type making struct {
+	io.Reader
+	dir string
+}
+
+func (m making) Read(p []byte) (int, error) {
+	if err := os.Mkdir(m.dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return 0, err
+	}
+	return m.Reader.Read(p)
+}
+
+func TestUnpackLeavesAloneWhatAnotherMade(t *testing.T) {
+	for name, node := range map[string]string{"file": file("x"), "directory": directory(), "symlink": symlink("x")} {
+		t.Run(name, func(t *testing.T) {
+			root, err := os.OpenRoot(t.TempDir())
+			require.NoError(t, err)
+			defer root.Close()
+			other := filepath.Join(root.Name(), "out")
+			err = nar.Unpack(root, "out", making{bytes.NewReader([]byte(words(magic) + node)), other})
+			require.ErrorIs(t, err, os.ErrExist)
+			require.DirExists(t, other)
+		})
+	}
+}

@@ -9,7 +9,7 @@ import (
 )
 
 // ErrNotUTF8 reports that a listing cannot be written, for JSON has no way to spell a name that is not UTF-8.
-// Nix refuses to write such a listing too.
+// Nix 2.26 and 2.34 refuse to write such a listing too; 2.8 writes one that is not JSON.
 var ErrNotUTF8 = errors.New("nar: name or target is not UTF-8")
 
 // AppendListing appends the archive's listing in the form of a binary cache's .ls files:

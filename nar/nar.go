@@ -12,14 +12,14 @@
 //
 //	archive   = "nix-archive-1" node
 //	node      = "(" "type" ( regular | symlink | directory ) ")"
-//	regular   = "regular" [ "executable" "" ] [ "contents" content ]
+//	regular   = "regular" [ "executable" "" ] "contents" content
 //	symlink   = "symlink" "target" target
 //	directory = "directory" { "entry" "(" "name" name "node" node ")" }
 //
 // Entries of a directory are in strictly ascending order of their names, compared byte by byte.
 // Nothing else of a file is kept: no owner, no times, no permission but the owner's right to execute.
 // So one tree has exactly one archive, and an archive's SHA-256 identifies the tree.
-// Nix writes "contents" for every regular file, an empty one too, and so the canonical form has it.
+// (Nix 2.8 also reads a file without "contents", or with "executable" twice or behind them; 2.34 and we do not.)
 //
 // # Limits
 //
@@ -75,7 +75,7 @@ type Header struct {
 
 // FormatError says where and why an archive is malformed.
 type FormatError struct {
-	Offset int64  // bytes from the archive's start to the string that is wrong
+	Offset int64  // bytes from the archive's start to the string that is wrong, its length included
 	Path   string // of the node concerned, "" for the root
 	Reason string
 }

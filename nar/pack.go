@@ -1,6 +1,7 @@
 package nar
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -95,10 +96,9 @@ func (p *packer) content(fd int, h *Header) error {
 		if err := p.ctx.Err(); err != nil {
 			return err
 		}
-		var n int
-		err := ignoringEINTR(func() (err error) { n, err = unix.Read(fd, p.buf[:min(int64(len(p.buf)), left)]); return err })
+		n, err := p.read(fd, left)
 		if err != nil {
-			return at("pack", p.root, h.Path, os.NewSyscallError("read", err))
+			return at("pack", p.root, h.Path, err)
 		}
 		if n == 0 {
 			return at("pack", p.root, h.Path, fmt.Errorf("%w: the file shrank while it was read", io.ErrUnexpectedEOF))
@@ -108,11 +108,17 @@ func (p *packer) content(fd int, h *Header) error {
 		}
 		left -= int64(n)
 	}
-	if h.Size == 0 {
-		return nil
-	}
-	if n, _ := unix.Read(fd, p.buf[:1]); n > 0 {
-		return at("pack", p.root, h.Path, errors.New("the file grew while it was read"))
+	if n, err := p.read(fd, 1); err != nil || n > 0 {
+		return at("pack", p.root, h.Path, cmp.Or(err, errors.New("the file grew while it was read")))
 	}
 	return nil
+}
+
+// read reads at most limit bytes into p.buf.
+func (p *packer) read(fd int, limit int64) (n int, err error) {
+	err = ignoringEINTR(func() error {
+		n, err = unix.Read(fd, p.buf[:min(int64(len(p.buf)), limit)])
+		return err
+	})
+	return n, os.NewSyscallError("read", err)
 }

@@ -60,9 +60,11 @@ func TestPackRefusesWhatNoArchiveCanHold(t *testing.T) {
 
 func TestPackOfNothing(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "missing")
-	require.ErrorIs(t, nar.Pack(t.Context(), io.Discard, missing), os.ErrNotExist)
-	_, _, err := nar.ScanLayout(t.Context(), missing)
-	require.ErrorIs(t, err, os.ErrNotExist)
+	for _, path := range []string{missing, ""} {
+		require.ErrorIs(t, nar.Pack(t.Context(), io.Discard, path), os.ErrNotExist, "%q", path)
+		_, _, err := nar.ScanLayout(t.Context(), path)
+		require.ErrorIs(t, err, os.ErrNotExist, "%q", path)
+	}
 }
 
 func TestPackHonoursItsContext(t *testing.T) {
@@ -87,6 +89,29 @@ func TestPackNoticesAFileThatChangesSize(t *testing.T) {
 			require.Error(t, nar.Pack(t.Context(), &growing{file, size}, file))
 		})
 	}
+}
+
+// growingAll gives every file of a directory a byte as soon as the archive's first bytes have come.
+type growingAll struct {
+	t   *testing.T
+	dir string
+}
+
+func (g growingAll) Write(p []byte) (int, error) {
+	entries, err := os.ReadDir(g.dir)
+	require.NoError(g.t, err)
+	for _, e := range entries {
+		require.NoError(g.t, os.Truncate(filepath.Join(g.dir, e.Name()), 1))
+	}
+	return len(p), nil
+}
+
+func TestPackNoticesAnEmptyFileThatGrows(t *testing.T) {
+	dir := t.TempDir()
+	for i := range 1000 { // more than the Writer's buffer holds, so that one is open when bytes come
+		require.NoError(t, os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), nil, 0o644))
+	}
+	require.ErrorContains(t, nar.Pack(t.Context(), growingAll{t, dir}, dir), "grew")
 }
 
 func TestFileIDChangesWithTheFile(t *testing.T) {

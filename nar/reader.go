@@ -17,7 +17,8 @@ import (
 // the underlying reader's own otherwise. A Reader is not safe for concurrent use.
 type Reader struct {
 	r      *bufio.Reader
-	offset int64
+	offset int64 // of the next byte
+	at     int64 // of the latest string
 	err    error // sticky
 
 	started bool
@@ -127,6 +128,7 @@ func join(dir, name string) string {
 
 func (r *Reader) node(path string) (*Header, error) {
 	if len(r.dirs) >= MaxDepth {
+		r.at = r.offset
 		return nil, r.malformed(path, "%s", tooDeep)
 	}
 	if err := r.expect("(", path); err != nil {
@@ -245,6 +247,7 @@ func (r *Reader) endEntry(path string) error {
 }
 
 func (r *Reader) endOfArchive() error {
+	r.at = r.offset
 	switch _, err := r.r.ReadByte(); {
 	case err == nil:
 		return r.malformed("", "bytes behind the archive's end")
@@ -268,13 +271,12 @@ func (r *Reader) expect(want, path string) error {
 
 // string reads a string of at most limit bytes with its padding.
 func (r *Reader) string(limit int, path string) (string, error) {
-	start := r.offset
 	size, err := r.length()
 	if err != nil {
 		return "", err
 	}
 	if size > uint64(limit) {
-		return "", &FormatError{start, path, fmt.Sprintf("string of %d bytes, where the limit is %d", size, limit)}
+		return "", r.malformed(path, "string of %d bytes, where the limit is %d", size, limit)
 	}
 	b := r.word[:size]
 	if err := r.full(b); err != nil {
@@ -320,6 +322,7 @@ func keyword(b []byte) string {
 }
 
 func (r *Reader) length() (uint64, error) {
+	r.at = r.offset
 	b := r.word[:8]
 	if err := r.full(b); err != nil {
 		return 0, err
@@ -347,8 +350,9 @@ func (r *Reader) full(b []byte) error {
 	return nil
 }
 
+// malformed is about the latest string.
 func (r *Reader) malformed(path, format string, args ...any) error {
-	return &FormatError{r.offset, path, fmt.Sprintf(format, args...)}
+	return &FormatError{r.at, path, fmt.Sprintf(format, args...)}
 }
 
 // truncated turns an end of input in the middle of an archive into io.ErrUnexpectedEOF.

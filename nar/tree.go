@@ -27,6 +27,9 @@ func ignoringEINTR(call func() error) error {
 
 // openParent opens the directory that holds path, and returns it with path's last component.
 func openParent(path string) (dir int, name string, err error) {
+	if path == "" {
+		return -1, "", &fs.PathError{Op: "open", Path: path, Err: unix.ENOENT}
+	}
 	parent, name := filepath.Split(filepath.Clean(path))
 	if parent == "" {
 		parent = "."

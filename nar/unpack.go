@@ -16,17 +16,14 @@ import (
 // Symlinks are made, and never followed.
 // On an error the whole tree is removed again. r is read to its end: what follows the archive is an error.
 func Unpack(root *os.Root, name string, r io.Reader) error {
-	if _, err := root.Lstat(name); err == nil {
-		return fmt.Errorf("nar: unpack %q: %w", name, os.ErrExist)
-	}
 	u := unpacker{root: root, name: name, r: NewReader(r), buf: make([]byte, 256<<10)}
 	err := u.all()
 	if err == nil {
 		return nil
 	}
-	u.unlock()
-	if removeErr := root.RemoveAll(name); removeErr != nil {
-		err = errors.Join(err, removeErr)
+	if u.made {
+		u.unlock()
+		err = errors.Join(err, root.RemoveAll(name))
 	}
 	return fmt.Errorf("nar: unpack %q: %w", name, err)
 }
@@ -36,6 +33,7 @@ type unpacker struct {
 	name string
 	r    *Reader
 	buf  []byte
+	made bool     // name is ours: it was created, which fails where something is
 	dirs []string // in archive order; they become read-only at the end
 }
 
@@ -58,10 +56,16 @@ func (u *unpacker) node(h *Header) error {
 	path := filepath.Join(u.name, h.Path)
 	switch h.Type {
 	case TypeDirectory:
+		if err := u.root.Mkdir(path, 0o755); err != nil {
+			return err
+		}
 		u.dirs = append(u.dirs, path)
-		return u.root.Mkdir(path, 0o755)
+		u.made = true
+		return nil
 	case TypeSymlink:
-		return u.root.Symlink(h.Target, path)
+		err := u.root.Symlink(h.Target, path)
+		u.made = u.made || err == nil
+		return err
 	}
 	return u.file(path, h)
 }
@@ -75,6 +79,7 @@ func (u *unpacker) file(path string, h *Header) error {
 	if err != nil {
 		return err
 	}
+	u.made = true
 	_, err = io.CopyBuffer(struct{ io.Writer }{f}, u.r, u.buf)
 	return errors.Join(err, f.Close())
 }

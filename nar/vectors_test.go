@@ -214,6 +214,7 @@ func TestWriterRefuses(t *testing.T) {
 		"a directory that has ended":    {dir, {Path: "a", Type: nar.TypeDirectory}, reg("b", 0), reg("a/c", 0)},
 		"a node below a file":           {dir, reg("a", 0), reg("a/b", 0)},
 		"a second root":                 {reg("", 0), reg("", 0)},
+		"a path from the root on":       {dir, reg("/a", 0)},
 		"dotdot":                        {dir, reg("..", 0)},
 		"a negative size":               {reg("", -1)},
 		"content that is missing":       {dir, reg("a", 1), reg("b", 0)},
@@ -242,4 +243,21 @@ func TestWriterRefuses(t *testing.T) {
 		require.Error(t, w.Close())
 		require.Error(t, nar.NewWriter(io.Discard).Close())
 	})
+}
+
+func TestFormatErrorPointsAtTheString(t *testing.T) {
+	for _, c := range []struct{ name, before, after string }{
+		{"word", words(magic, "(", "type"), words("fifo", ")")},
+		{"name", words(magic, "(", "type", "directory", "entry", "(", "name"), words(".", "node")},
+		{"length", words(magic, "(", "type", "regular", "contents"), length(1 << 63)},
+		{"string too long", words(magic, "("), length(1 << 40)},
+		{"content's padding", words(magic, "(", "type", "regular", "contents"), length(1) + "x\x01\x00\x00\x00\x00\x00\x00"},
+		{"trailing data", words(magic) + file("x"), "more"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var malformed *nar.FormatError
+			require.ErrorAs(t, readAll(strings.NewReader(c.before+c.after)), &malformed)
+			require.Equal(t, int64(len(c.before)), malformed.Offset, malformed.Reason)
+		})
+	}
 }

@@ -78,6 +78,9 @@ func (w *Writer) enter(b []byte, path string) ([]byte, error) {
 	if i := strings.LastIndexByte(path, '/'); i >= 0 {
 		parent, name = path[:i], path[i+1:]
 	}
+	if path != "" && path[0] == '/' {
+		return b, fmt.Errorf("nar: %q is not a relative path", path)
+	}
 	if reason := nameError(name); reason != "" {
 		return b, fmt.Errorf("nar: %q: %s", path, reason)
 	}
