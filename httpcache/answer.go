@@ -1,0 +1,136 @@
+package httpcache
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// answer is one request on its way to its answer.
+type answer struct {
+	h       *Handler
+	w       http.ResponseWriter
+	r       *http.Request
+	body    bodyWriter
+	kind    Kind
+	start   time.Time
+	status  int
+	aborted bool
+}
+
+func (a *answer) serve() {
+	a.body = bodyWriter{w: a.w, rc: http.NewResponseController(a.w), stall: a.h.opts.WriteStall}
+	kind, resolve := a.h.route(a.r)
+	a.kind = kind
+	if a.r.Method != http.MethodGet && a.r.Method != http.MethodHead {
+		a.w.Header().Set("Allow", "GET, HEAD")
+		a.sentence(http.StatusMethodNotAllowed, "method not allowed")
+		return
+	}
+	c, err := resolve(a.r.Context())
+	if err == nil {
+		err = a.serveContent(c)
+	}
+	if err != nil {
+		a.fail(err)
+	}
+}
+
+// fail answers an error that came before the status line.
+func (a *answer) fail(err error) {
+	var moved redirect
+	if errors.As(err, &moved) {
+		a.w.Header().Set("Location", string(moved))
+		a.sentence(http.StatusMovedPermanently, "moved")
+		return
+	}
+	if a.r.Context().Err() != nil {
+		a.abort(err)
+	}
+	status, sentence := statusOf(err)
+	a.logFailure(status, err)
+	a.sentence(status, sentence)
+}
+
+// redirect is a place to look instead, relative to the request's URL.
+type redirect string
+
+func (r redirect) Error() string { return "moved to " + string(r) }
+
+func (a *answer) logFailure(status int, err error) {
+	level := slog.LevelDebug
+	if status >= http.StatusInternalServerError || isCorrupt(err) {
+		level = slog.LevelError
+	}
+	a.h.log.LogAttrs(a.r.Context(), level, "request failed", a.attrs(err)...)
+}
+
+func (a *answer) attrs(err error) []slog.Attr {
+	return []slog.Attr{slog.String("kind", a.kind.String()), slog.String("method", a.r.Method),
+		slog.String("path", a.r.URL.Path), slog.String("remote", a.r.RemoteAddr), slog.Any("err", err)}
+}
+
+// sentence answers with one fixed line and without a way to cache it.
+func (a *answer) sentence(status int, line string) {
+	h := a.w.Header()
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", cacheNever)
+	h.Set("Content-Length", strconv.Itoa(len(line)+1))
+	a.writeHead(status)
+	if a.r.Method != http.MethodHead {
+		if _, err := a.body.Write([]byte(line + "\n")); err != nil {
+			a.abort(err)
+		}
+	}
+	_ = a.finish()
+}
+
+func (a *answer) writeHead(status int) {
+	a.status = status
+	a.body.extend()
+	a.w.WriteHeader(status)
+}
+
+// finish sends what is still buffered. Its error is always nil: after the status line there is nobody to tell.
+func (a *answer) finish() error {
+	if err := a.body.end(); err != nil {
+		a.abort(err)
+	}
+	return nil
+}
+
+// abort cuts the connection or stream, so that the client cannot take what it got for a whole answer.
+func (a *answer) abort(err error) {
+	a.aborted = true
+	level := slog.LevelError
+	if a.clientGone(err) {
+		level = slog.LevelDebug
+	}
+	attrs := append(a.attrs(err), slog.Int("status", a.status), slog.Int64("written", a.body.written))
+	a.h.log.LogAttrs(a.r.Context(), level, "answer aborted", attrs...)
+	panic(http.ErrAbortHandler)
+}
+
+// clientGone tells a client that left or stalled from a fault of ours.
+func (a *answer) clientGone(err error) bool {
+	if isCorrupt(err) {
+		return false
+	}
+	return a.body.failed != nil || a.r.Context().Err() != nil
+}
+
+func (a *answer) done() {
+	if a.h.opts.Trace == nil || a.h.opts.Trace.Done == nil {
+		return
+	}
+	d := Done{Kind: a.kind, Method: a.r.Method, Status: a.status, Bytes: a.body.written,
+		Duration: time.Since(a.start), Aborted: a.aborted}
+	if d.Method != http.MethodGet && d.Method != http.MethodHead {
+		d.Method = "other"
+	}
+	a.h.opts.Trace.Done(context.WithoutCancel(a.r.Context()), d)
+}

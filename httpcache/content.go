@@ -1,0 +1,183 @@
+package httpcache
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+
+	"github.com/voidnxlab/nixtrap/store"
+)
+
+// Values of Cache-Control.
+const (
+	cacheForever = "public, max-age=31536000, immutable" // bytes whose hash is in their URL
+	cacheAnHour  = "public, max-age=3600"                // metadata: a path may be deleted or rebuilt
+	cacheNever   = "no-store"                            // absence, faults and states
+)
+
+// content is an answer that has been decided on, its body not yet opened.
+type content struct {
+	mime  string
+	cache string // Cache-Control
+	etag  string // strong, with its quotes; "": none
+	size  int64  // of the whole body; -1: unknown
+	csp   string // Content-Security-Policy; "": none
+
+	// Exactly one of these gives the body.
+	body []byte
+	open func(ctx context.Context, s span) (io.ReadCloser, error) // s is the whole body if size is -1
+	file func(ctx context.Context) (*store.File, error)
+
+	opened io.Closer // nil until there is something to close
+}
+
+// text makes a body out of bytes at hand, with an ETag of its own hash.
+func text(mime, cache string, body []byte) *content {
+	sum := sha256.Sum256(body)
+	return &content{mime: mime, cache: cache, etag: strconv.Quote(hex.EncodeToString(sum[:16])),
+		size: int64(len(body)), body: body}
+}
+
+// reader opens the body, or the part of it that s says. What it opens is closed by close.
+func (c *content) reader(ctx context.Context, s span) (io.Reader, error) {
+	switch {
+	case c.open != nil:
+		rc, err := c.open(ctx, s)
+		if err != nil {
+			return nil, err
+		}
+		c.opened = rc
+		return rc, nil
+	case c.file != nil:
+		f, err := c.file(ctx)
+		if err != nil {
+			return nil, err
+		}
+		c.opened = f
+		if f.Size != c.size {
+			return nil, fmt.Errorf("httpcache: a file of %d bytes has %d: %w", c.size, f.Size, store.ErrCorrupt)
+		}
+		_, err = f.Seek(s.offset, io.SeekStart)
+		return &io.LimitedReader{R: f.ReadSeekCloser, N: s.length}, err
+	default:
+		return bytes.NewReader(c.body[s.offset:][:s.length]), nil
+	}
+}
+
+func (c *content) close() {
+	if c.opened != nil {
+		_ = c.opened.Close()
+	}
+}
+
+func (c *content) setHeader(h http.Header) {
+	h.Set("Content-Type", c.mime)
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", c.cache)
+	if c.etag != "" {
+		h.Set("Etag", c.etag)
+	}
+	if c.csp != "" {
+		h.Set("Content-Security-Policy", c.csp)
+	}
+	if c.size >= 0 {
+		h.Set("Accept-Ranges", "bytes")
+	}
+}
+
+// firstBlock is how much of a body is read before its status line is written.
+// A body that fits into it is known to be whole by then.
+const firstBlock = 32 << 10
+
+// serveContent is the one door for bodies: conditions, ranges, HEAD, and an abort where a body cannot be ended.
+// An error is returned only while nothing has been written.
+func (a *answer) serveContent(c *content) error {
+	defer c.close()
+	header := a.w.Header()
+	if noneMatch(a.r, c.etag) {
+		header.Set("Etag", c.etag)
+		header.Set("Cache-Control", c.cache)
+		a.writeHead(http.StatusNotModified)
+		return a.finish()
+	}
+	part, result := requestedRange(a.r, c.size, c.etag)
+	switch {
+	case result == rangeUnsatisfiable:
+		header.Set("Content-Range", fmt.Sprintf("bytes */%d", c.size))
+		a.sentence(http.StatusRequestedRangeNotSatisfiable, "range not satisfiable")
+		return nil
+	case a.r.Method == http.MethodHead:
+		c.setHeader(header)
+		a.setLength(c.size)
+		a.writeHead(http.StatusOK)
+		return a.finish()
+	}
+	return a.serveBody(c, part, result == rangePart)
+}
+
+func (a *answer) serveBody(c *content, part span, partial bool) error {
+	r, err := c.reader(a.r.Context(), part)
+	if err != nil {
+		return err
+	}
+	buf := a.h.buffers.Get().(*[firstBlock]byte)
+	defer a.h.buffers.Put(buf)
+	n, err := io.ReadFull(r, buf[:])
+	ended := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+	switch {
+	case err != nil && !ended:
+		return err
+	case ended && part.length >= 0 && int64(n) != part.length:
+		return fmt.Errorf("httpcache: a body of %d bytes has %d: %w", part.length, n, store.ErrCorrupt)
+	}
+	c.setHeader(a.w.Header())
+	a.setLength(part.length)
+	status := http.StatusOK
+	if partial {
+		status = http.StatusPartialContent
+		a.w.Header().Set("Content-Range", part.contentRange(c.size))
+	}
+	a.writeHead(status)
+	if _, err := a.body.Write(buf[:n]); err != nil {
+		a.abort(err)
+	}
+	if !ended {
+		a.copyRest(r, buf, part.length-int64(n))
+	}
+	return a.finish()
+}
+
+// copyRest writes what follows the first block, to the reader's end, for only there has the store proved the bytes.
+// rest is how many bytes that must be; negative: unknown.
+func (a *answer) copyRest(r io.Reader, buf *[firstBlock]byte, rest int64) {
+	n, err := copyBody(&a.body, r, buf[:])
+	if err == nil && rest >= 0 && n != rest {
+		err = fmt.Errorf("httpcache: a body's rest of %d bytes has %d: %w", rest, n, store.ErrCorrupt)
+	}
+	if err != nil {
+		a.abort(err)
+	}
+}
+
+// copyBody lets a source write itself if it can, and the kernel copy files.
+func copyBody(w *bodyWriter, r io.Reader, buf []byte) (int64, error) {
+	if _, ok := asFile(r); ok {
+		return w.ReadFrom(r)
+	}
+	if from, ok := r.(io.WriterTo); ok {
+		return from.WriteTo(w)
+	}
+	return io.CopyBuffer(onlyWriter{w}, r, buf)
+}
+
+func (a *answer) setLength(n int64) {
+	if n >= 0 {
+		a.w.Header().Set("Content-Length", strconv.FormatInt(n, 10))
+	}
+}

@@ -1,0 +1,149 @@
+package httpcache
+
+import (
+	"context"
+	"io"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/voidnxlab/nixtrap/narinfo"
+	"github.com/voidnxlab/nixtrap/store"
+)
+
+const mimeNAR = "application/x-nix-nar"
+
+const (
+	hashPartLen = 32
+	narHashLen  = 52 // of a SHA-256 in base 32
+)
+
+// narName is what the name of a NAR says.
+type narName struct {
+	hash    string // of the store path
+	narHash string // base 32; "" means whatever the path has now
+	ext     string // of a compressed archive; "" means the NAR itself
+}
+
+// routeNAR reads the part of a NAR's URL after "nar/", in any of the shapes of the package comment.
+func (h *Handler) routeNAR(file string, query url.Values) resolver {
+	base, ext, ok := cutNAR(file)
+	if !ok {
+		return fails(notFound("no NAR's name"))
+	}
+	switch {
+	case len(base) == hashPartLen && ext == "":
+		return h.nar(narName{hash: base})
+	case len(base) == hashPartLen+1+narHashLen && base[hashPartLen] == '-':
+		return h.nar(narName{base[:hashPartLen], base[hashPartLen+1:], ext})
+	case len(base) == narHashLen && query.Has("hash") && ext == "":
+		return h.nar(narName{hash: query.Get("hash"), narHash: base})
+	case len(base) == narHashLen:
+		return func(ctx context.Context) (*content, error) { return h.storedNAR(ctx, file, base) }
+	}
+	return fails(errMalformedNAR)
+}
+
+// cutNAR takes "BASE.nar" and "BASE.nar.EXT" apart.
+func cutNAR(file string) (base, ext string, ok bool) {
+	base, ext, ok = strings.Cut(file, ".nar")
+	if !ok || strings.Contains(file, "/") {
+		return "", "", false
+	}
+	if ext == "" {
+		return base, "", true
+	}
+	ext, ok = strings.CutPrefix(ext, ".")
+	return base, ext, ok && ext != ""
+}
+
+// nar answers with a path's archive if its content is still what the name says.
+func (h *Handler) nar(name narName) resolver {
+	return func(ctx context.Context) (*content, error) {
+		if name.narHash != "" {
+			if _, err := narinfo.ParseHash("sha256:" + name.narHash); err != nil {
+				return nil, errMalformedNAR
+			}
+		}
+		info, err := h.lookUp(ctx, name.hash)
+		if err != nil {
+			return nil, err
+		}
+		cache := cacheForever
+		switch current := info.NarHash.Base32(); name.narHash {
+		case "":
+			cache = cacheAnHour
+		case current:
+		default:
+			return nil, notFound("%q has other content now", info.StorePath)
+		}
+		if name.ext != "" {
+			return h.archive(ctx, info, name.ext)
+		}
+		return h.identity(info, cache), nil
+	}
+}
+
+// identity is the NAR itself.
+func (h *Handler) identity(info *narinfo.Info, cache string) *content {
+	return &content{mime: mimeNAR, cache: cache, etag: strconv.Quote(info.NarHash.Base32()), size: info.NarSize,
+		open: func(ctx context.Context, s span) (io.ReadCloser, error) {
+			if s.length == info.NarSize {
+				return h.store.Open(ctx, info)
+			}
+			return store.OpenRange(ctx, h.store, info, s.offset, s.length)
+		}}
+}
+
+// archive is the store's own compressed file. Without a FileHash nothing vouches for its bytes staying as they are
+// under their name, so it has no ETag then and a range of it no condition to stand on.
+func (h *Handler) archive(ctx context.Context, info *narinfo.Info, ext string) (*content, error) {
+	if ext != h.archiveExt(info) {
+		return nil, notFound("%q is not kept as %q", info.StorePath, ext)
+	}
+	open := func(ctx context.Context) (*store.File, error) {
+		return h.store.(store.ArchiveOpener).OpenArchive(ctx, info)
+	}
+	c := &content{mime: mimeNAR, cache: cacheForever, size: info.FileSize, file: open}
+	if info.FileSize == 0 {
+		f, err := open(ctx)
+		if err != nil {
+			return nil, err
+		}
+		c = fileContent(f, mimeNAR, cacheForever)
+	}
+	if !info.FileHash.IsZero() {
+		c.etag = strconv.Quote(info.FileHash.Base32())
+	}
+	return c, nil
+}
+
+// storedNAR is a bucket's own file under its own name, which does not tell what path it belongs to:
+// where a policy is set nobody could say whether it allows the file.
+func (h *Handler) storedNAR(ctx context.Context, file, fileHash string) (*content, error) {
+	if _, err := narinfo.ParseHash("sha256:" + fileHash); err != nil {
+		return nil, errMalformedNAR
+	}
+	f, err := h.storedFile(ctx, "nar/"+file)
+	if err != nil {
+		return nil, err
+	}
+	c := fileContent(f, mimeNAR, cacheForever)
+	c.etag = strconv.Quote(fileHash)
+	return c, nil
+}
+
+// storedFile opens a file of a store that is itself a binary cache; never where a policy is set.
+func (h *Handler) storedFile(ctx context.Context, key string) (*store.File, error) {
+	o, ok := h.store.(store.FileOpener)
+	if !ok || h.opts.Policy != nil {
+		return nil, notFound("no file %q", key)
+	}
+	return o.OpenFile(ctx, key)
+}
+
+// fileContent answers with a file that is open already.
+func fileContent(f *store.File, mime, cache string) *content {
+	open := func(context.Context) (*store.File, error) { return f, nil }
+	return &content{mime: mime, cache: cache, size: f.Size, file: open, opened: f}
+}

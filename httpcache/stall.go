@@ -1,0 +1,110 @@
+package httpcache
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"time"
+)
+
+// stallPiece is how much a client must take within Options.WriteStall.
+const stallPiece = 256 << 10
+
+// bodyWriter writes a body in pieces and gives the client a new deadline for each.
+// It keeps the response's ReadFrom for files, so that the kernel may copy them.
+type bodyWriter struct {
+	w       http.ResponseWriter
+	rc      *http.ResponseController
+	stall   time.Duration
+	until   time.Time // the deadline that is set
+	written int64
+	failed  error // the first error of the client's side
+}
+
+var _ io.ReaderFrom = (*bodyWriter)(nil)
+
+// extend moves the deadline on. Moving it for every small write would cost more than the writes.
+func (b *bodyWriter) extend() {
+	now := time.Now()
+	if b.stall <= 0 || b.until.Sub(now) > b.stall-b.stall/8 {
+		return
+	}
+	b.until = now.Add(b.stall)
+	if b.rc.SetWriteDeadline(b.until) != nil {
+		b.stall = 0
+	}
+}
+
+// end sends what the server has buffered while the deadline still holds, and lifts it: the connection may serve others.
+func (b *bodyWriter) end() error {
+	if b.stall <= 0 {
+		return nil
+	}
+	b.extend()
+	err := b.rc.Flush()
+	_ = b.rc.SetWriteDeadline(time.Time{})
+	b.fail(err)
+	return err
+}
+
+func (b *bodyWriter) Write(p []byte) (n int, err error) {
+	for err == nil && n < len(p) {
+		var m int
+		b.extend()
+		m, err = b.w.Write(p[n:min(len(p), n+stallPiece)])
+		n += m
+		b.written += int64(m)
+	}
+	b.fail(err)
+	return n, err
+}
+
+func (b *bodyWriter) fail(err error) {
+	if b.failed == nil {
+		b.failed = err
+	}
+}
+
+// ReadFrom copies r, which may be a file or an [io.LimitedReader] of one, to its end.
+func (b *bodyWriter) ReadFrom(r io.Reader) (n int64, err error) {
+	to, ok := b.w.(io.ReaderFrom)
+	limited, file := asFile(r)
+	if !ok || !file {
+		return io.CopyBuffer(onlyWriter{b}, onlyReader{r}, make([]byte, min(stallPiece, 32<<10)))
+	}
+	for limited.N > 0 {
+		piece := io.LimitedReader{R: limited.R, N: min(limited.N, stallPiece)}
+		size := piece.N
+		b.extend()
+		m, err := to.ReadFrom(&piece)
+		n += m
+		b.written += m
+		limited.N -= m
+		if op, ok := errors.AsType[*net.OpError](err); ok {
+			b.fail(op) // a file's own errors are no network's
+		}
+		if err != nil || m < size {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// asFile returns r as a limited reader of a file, if it is one that the kernel can copy.
+func asFile(r io.Reader) (*io.LimitedReader, bool) {
+	switch r := r.(type) {
+	case *os.File:
+		return &io.LimitedReader{R: r, N: 1<<63 - 1}, true
+	case *io.LimitedReader:
+		_, ok := r.R.(*os.File)
+		return r, ok
+	}
+	return nil, false
+}
+
+type (
+	onlyWriter struct{ io.Writer }
+	onlyReader struct{ io.Reader }
+)
