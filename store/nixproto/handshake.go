@@ -1,0 +1,115 @@
+package nixproto
+
+import (
+	"fmt"
+)
+
+const (
+	clientMagic = 0x6e697863
+	serverMagic = 0x6478696f
+
+	maxHandshake = 64 << 10 // bytes from the daemon
+)
+
+// Version is a version of the worker protocol, such as 1.38.
+type Version struct{ Major, Minor uint8 }
+
+var (
+	minVersion = Version{1, 34}
+	maxVersion = Version{1, 38}
+)
+
+// String returns MAJOR.MINOR.
+func (v Version) String() string { return fmt.Sprintf("%d.%d", v.Major, v.Minor) }
+
+// AtLeast reports whether v is major.minor or later.
+func (v Version) AtLeast(major, minor uint8) bool {
+	return v.Major > major || v.Major == major && v.Minor >= minor
+}
+
+func (v Version) word() uint64 { return uint64(v.Major)<<8 | uint64(v.Minor) }
+
+// Trust is what a daemon thinks of its client.
+type Trust uint8
+
+const (
+	TrustUnknown Trust = iota // the daemon does not say, as all before 1.35
+	Trusted                   // may change settings, and add paths without signatures
+	NotTrusted                // may ask, and add paths with signatures that the daemon trusts
+)
+
+// Peer is what a daemon says of itself when a connection begins.
+type Peer struct {
+	Offered    Version  // what the daemon can speak
+	Version    Version  // what this connection speaks: the lower of the daemon's and ours
+	Features   []string // as the daemon offers them; this package uses none
+	NixVersion string   // for people, "2.34.8"
+	Trust      Trust
+}
+
+// handshake is the client's side of a connection's beginning.
+func handshake(e *encoder, d *decoder, onEvent func(Event)) (*Peer, error) {
+	d.limit(maxHandshake)
+	e.uint64(clientMagic)
+	e.uint64(maxVersion.word())
+	if err := e.flush(); err != nil {
+		return nil, err
+	}
+	p := new(Peer)
+	if magic := d.uint64(); d.err == nil && magic != serverMagic {
+		d.fail("magic number %#x is not a Nix daemon's", magic)
+	}
+	if err := p.negotiate(d); err != nil {
+		return nil, err
+	}
+	if p.Version.AtLeast(1, 38) {
+		e.strings(nil)
+		if err := e.flush(); err != nil {
+			return nil, err
+		}
+		p.Features = d.strings()
+	}
+	e.uint64(0) // no processor affinity
+	e.uint64(0) // no space reserved
+	if err := e.flush(); err != nil {
+		return nil, err
+	}
+	p.NixVersion = d.string()
+	if p.Version.AtLeast(1, 35) {
+		p.Trust = decodeTrust(d)
+	}
+	if d.err != nil {
+		return nil, d.err
+	}
+	return p, drain(d, onEvent)
+}
+
+func (p *Peer) negotiate(d *decoder) error {
+	word := d.uint64()
+	if d.err != nil {
+		return d.err
+	}
+	if word > 0xffff {
+		d.fail("%#x is no version", word)
+		return d.err
+	}
+	p.Offered = Version{uint8(word >> 8), uint8(word)}
+	if p.Offered.Major != minVersion.Major || p.Offered.Minor < minVersion.Minor {
+		d.err = fmt.Errorf("%w: daemon speaks %v, need %v", ErrVersion, p.Offered, minVersion)
+		return d.err
+	}
+	p.Version = p.Offered
+	if maxVersion.Minor < p.Version.Minor {
+		p.Version = maxVersion
+	}
+	return nil
+}
+
+func decodeTrust(d *decoder) Trust {
+	n := d.uint64()
+	if n > uint64(NotTrusted) {
+		d.fail("trust %d is not known", n)
+		return TrustUnknown
+	}
+	return Trust(n)
+}

@@ -1,0 +1,127 @@
+package nixproto
+
+// Messages that a daemon sends before the result of an operation.
+const (
+	msgNext          = 0x6f6c6d67 // a log line
+	msgRead          = 0x64617461 // the daemon wants data
+	msgWrite         = 0x64617416 // the daemon has data
+	msgLast          = 0x616c7473 // the result follows
+	msgError         = 0x63787470 // there will be no result
+	msgStartActivity = 0x53545254
+	msgStopActivity  = 0x53544f50
+	msgResult        = 0x52534c54 // of an activity: progress, a line of a build's log
+)
+
+const maxMessage = 4 << 20 // bytes of one message
+
+// EventKind tells the kinds of [Event] apart.
+type EventKind uint8
+
+const (
+	EventLog    EventKind = iota + 1 // Text is a log line
+	EventStart                       // an activity begins: all fields are set
+	EventStop                        // Activity ends
+	EventResult                      // Activity has news: Type and Fields
+)
+
+// Event is one message of a daemon about its work. Texts are data from outside.
+type Event struct {
+	Kind     EventKind
+	Activity uint64 // the activity's number; unique within a connection
+	Parent   uint64 // the activity that it is part of, 0 for none
+	Level    uint64 // Nix's verbosity level, 0 (error) to 7 (vomit)
+	Type     uint64 // Nix's number for the kind of activity or result
+	Text     string
+	Fields   []Field
+}
+
+// Field is one argument of an activity or result, a number or a text.
+type Field struct {
+	Text   string
+	Number uint64
+	IsText bool
+}
+
+// drain reads messages until the result follows (nil) or there will be none. onEvent may be nil.
+func drain(d *decoder, onEvent func(Event)) error {
+	for {
+		d.limit(maxMessage)
+		kind := d.uint64()
+		switch {
+		case d.err != nil:
+		case kind == msgLast:
+			return nil
+		case kind == msgError:
+			return decodeError(d)
+		case kind == msgRead:
+			d.fail("daemon asks for data that the request does not carry")
+		case kind == msgWrite:
+			d.fail("daemon sends data that the request does not expect")
+		default:
+			ev := decodeEvent(d, kind)
+			if d.err == nil && onEvent != nil {
+				onEvent(ev)
+			}
+		}
+		if d.err != nil {
+			return d.err
+		}
+	}
+}
+
+func decodeEvent(d *decoder, kind uint64) Event {
+	switch kind {
+	case msgNext:
+		return Event{Kind: EventLog, Text: d.string()}
+	case msgStartActivity:
+		ev := Event{Kind: EventStart, Activity: d.uint64(), Level: d.uint64(), Type: d.uint64(), Text: d.string()}
+		ev.Fields = decodeFields(d)
+		ev.Parent = d.uint64()
+		return ev
+	case msgStopActivity:
+		return Event{Kind: EventStop, Activity: d.uint64()}
+	case msgResult:
+		ev := Event{Kind: EventResult, Activity: d.uint64(), Type: d.uint64()}
+		ev.Fields = decodeFields(d)
+		return ev
+	}
+	d.fail("message %#x is not known", kind)
+	return Event{}
+}
+
+func decodeFields(d *decoder) []Field {
+	return listOf(d, func() Field {
+		switch kind := d.uint64(); kind {
+		case 0:
+			return Field{Number: d.uint64()}
+		case 1:
+			return Field{Text: d.string(), IsText: true}
+		default:
+			d.fail("field type %d is not known", kind)
+			return Field{}
+		}
+	})
+}
+
+// decodeError reads what follows msgError. It returns a *RemoteError, or what is wrong with the message.
+func decodeError(d *decoder) error {
+	e := &RemoteError{Type: d.string(), Level: d.uint64()}
+	d.string() // a name, no longer used
+	e.Message = d.string()
+	decodeNoPosition(d)
+	e.Trace = listOf(d, func() string {
+		decodeNoPosition(d)
+		return d.string()
+	})
+	if d.err != nil {
+		return d.err
+	}
+	return e
+}
+
+// decodeNoPosition reads whether a source position follows, which no daemon sends and no form exists for.
+func decodeNoPosition(d *decoder) {
+	if n := d.uint64(); n != 0 {
+		d.fail("error with a position")
+	}
+}
