@@ -2,6 +2,7 @@ package nar
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -359,7 +360,7 @@ func ReadLayout(r io.Reader) (*Layout, error) {
 	nr := NewReader(r)
 	for {
 		h, err := nr.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			for len(b.open) > 0 {
 				b.end()
 			}

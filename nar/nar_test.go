@@ -2,6 +2,7 @@ package nar_test
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -48,7 +49,7 @@ func copyArchive(r io.Reader, w io.Writer) error {
 	buf := make([]byte, 64<<10)
 	for {
 		h, err := nr.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nw.Close()
 		}
 		if err != nil {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
 	"github.com/voidnxlab/nixtrap/store/nixproto"
 )
 

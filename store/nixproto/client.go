@@ -65,7 +65,7 @@ func NewClient(ctx context.Context, conn io.ReadWriteCloser, o *Options) (*Clien
 		c.options = *o
 	}
 	if c.options.MaxReply < 0 {
-		c.shut()
+		_ = c.shut()
 		return nil, fmt.Errorf("nixproto: MaxReply is %d", c.options.MaxReply)
 	}
 	if c.options.MaxReply == 0 {
@@ -152,7 +152,7 @@ func (c *Client) hold(ctx context.Context) (release func() error, err error) {
 	}
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
-		c.shut()
+		_ = c.shut()
 		close(done)
 	})
 	return func() error {
@@ -168,5 +168,5 @@ func (c *Client) fail(err error) {
 	if c.err == nil {
 		c.err = err
 	}
-	c.shut()
+	_ = c.shut()
 }

@@ -22,22 +22,14 @@ func newEncoder(w io.Writer) *encoder { return &encoder{bufio.NewWriter(w)} }
 func (e *encoder) uint64(n uint64) {
 	var word [wordSize]byte
 	binary.LittleEndian.PutUint64(word[:], n)
-	e.w.Write(word[:])
-}
-
-func (e *encoder) bool(b bool) {
-	if b {
-		e.uint64(1)
-		return
-	}
-	e.uint64(0)
+	_, _ = e.w.Write(word[:])
 }
 
 func (e *encoder) string(s string) {
 	var zeros [wordSize]byte
 	e.uint64(uint64(len(s)))
-	e.w.WriteString(s)
-	e.w.Write(zeros[:padding(uint64(len(s)))])
+	_, _ = e.w.WriteString(s)
+	_, _ = e.w.Write(zeros[:padding(uint64(len(s)))])
 }
 
 func (e *encoder) strings(list []string) {

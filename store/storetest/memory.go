@@ -170,7 +170,9 @@ func (m *Memory) Entries() []Entry {
 	for _, e := range m.entries {
 		all = append(all, Entry{e.Info.Clone(), e.NAR})
 	}
-	slices.SortFunc(all, func(a, b Entry) int { return strings.Compare(string(a.Info.StorePath), string(b.Info.StorePath)) })
+	slices.SortFunc(all, func(a, b Entry) int {
+		return strings.Compare(string(a.Info.StorePath), string(b.Info.StorePath))
+	})
 	return all
 }
 

@@ -218,7 +218,8 @@ func testLister(t *testing.T, f Fixture) {
 		_, err := store.Lookup(t.Context(), f.Store, p)
 		require.NoError(t, err, "what is listed is there")
 	}
-	for range l.Paths(t.Context()) {
+	for _, err := range l.Paths(t.Context()) {
+		require.NoError(t, err)
 		break // must not panic, and not hold on to anything
 	}
 	found, err := store.Search(t.Context(), f.Store, strings.ToUpper(f.Entries[0].Info.StorePath.Name()), 0)
