@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/voidnxlab/nixtrap/narinfo"
 	"github.com/voidnxlab/nixtrap/signing"
@@ -37,7 +38,9 @@ func (h *Handler) narinfo(ctx context.Context, hash string, form narinfoForm) (*
 }
 
 // describe makes info name the archive as this handler serves it: see the decision record on NAR URLs.
+// It drops signatures that are none, for Nix 2.34 refuses a whole narinfo because of one.
 func (h *Handler) describe(info *narinfo.Info) {
+	info.Signatures = slices.DeleteFunc(info.Signatures, func(s signing.Signature) bool { return !s.WellFormed() })
 	url := "nar/" + string(info.StorePath.HashPart()) + "-" + info.NarHash.Base32() + ".nar"
 	if ext := h.archiveExt(info); ext != "" {
 		info.URL, info.Compression = url+"."+ext, compressionOf(info)

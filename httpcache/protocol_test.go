@@ -82,6 +82,17 @@ func TestSignaturesFollowThePath(t *testing.T) {
 	require.NotEqual(t, first, check("rebuilt"))
 }
 
+func TestSignaturesThatAreNoneAreDropped(t *testing.T) {
+	w := newWorld()
+	good := newKey(t, "good-1").Sign([]byte("something"))
+	odd := w.tool.Clone()
+	odd.Signatures = []signing.Signature{"a:", "a:x:AAAA", good}
+	w.AddInfo(odd, archiveOf(t, w, w.tool))
+	info, err := narinfo.Parse([]byte(body(t, get(newHandler(t, w, nil), w.urls()["narinfo"]))))
+	require.NoError(t, err)
+	require.Equal(t, []signing.Signature{good}, info.Signatures)
+}
+
 func TestNarinfoAsJSON(t *testing.T) {
 	w := newWorld()
 	r := get(newHandler(t, w, nil), w.urls()["narinfo as JSON"])

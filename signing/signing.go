@@ -96,3 +96,11 @@ func encode(name string, raw []byte) []byte {
 	b = append(append(b, name...), ':')
 	return base64.StdEncoding.AppendEncode(b, raw)
 }
+
+// WellFormed reports whether s has a name and, behind the first colon, base 64 of something.
+// It says nothing of whose signature it is, or over what.
+func (s Signature) WellFormed() bool {
+	name, text, _ := strings.Cut(string(s), ":")
+	data, err := base64.StdEncoding.DecodeString(text)
+	return name != "" && err == nil && len(data) > 0
+}

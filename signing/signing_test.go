@@ -176,3 +176,13 @@ func BenchmarkVerify(b *testing.B) {
 		}
 	}
 }
+
+func TestWellFormed(t *testing.T) {
+	k, err := signing.GenerateKey("k-1")
+	require.NoError(t, err)
+	for s, want := range map[signing.Signature]bool{
+		k.Sign(nil): true, "a:AAAA": true, "": false, "a": false, "a:": false, ":AAAA": false, "a:x:AAAA": false, "a:?": false,
+	} {
+		require.Equal(t, want, s.WellFormed(), "%q", s)
+	}
+}
