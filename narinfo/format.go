@@ -16,7 +16,7 @@ func (i *Info) MarshalText() ([]byte, error) { return i.AppendText(make([]byte, 
 // AppendText is MarshalText onto b.
 // An Info that [Parse] could not give back is an error, and b is returned as it was: one without StorePath, URL,
 // NarHash or NarSize, with unsorted References, with paths of another store directory, with values that would break
-// their line, or larger than [MaxSize].
+// their line, or beyond the limits in the package comment.
 func (i *Info) AppendText(b []byte) ([]byte, error) {
 	if err := i.check(); err != nil {
 		return b, fmt.Errorf("narinfo: %q: %w", clip(string(i.StorePath)), err)
@@ -96,6 +96,9 @@ func (i *Info) check() error {
 	if err := i.checkRequired(); err != nil {
 		return err
 	}
+	if err := i.checkRepeated(); err != nil {
+		return err
+	}
 	if err := checkStorePath(splitPath(string(i.StorePath))); err != nil {
 		return err
 	}
@@ -110,6 +113,7 @@ func (i *Info) check() error {
 
 func (i *Info) checkPaths() error {
 	dir := i.StorePath.Dir()
+	size := 0
 	for n, r := range i.References {
 		if n > 0 && i.References[n-1] >= r {
 			return fmt.Errorf("References are not sorted at %q", clip(string(r)))
@@ -117,6 +121,10 @@ func (i *Info) checkPaths() error {
 		if err := checkSibling(dir, r); err != nil {
 			return fmt.Errorf("reference %q: %w", clip(string(r)), err)
 		}
+		size += len(r)
+	}
+	if size > maxReferences {
+		return errReferences
 	}
 	if i.Deriver == "" {
 		return nil

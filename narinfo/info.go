@@ -29,11 +29,15 @@
 // Any order; References unsorted or repeated (they are sorted and compacted) or absent; hashes in base 32, base 16,
 // base 64 and SRI form; "Deriver: unknown-deriver"; empty Compression, System and CA.
 // StorePath, URL, NarHash and NarSize must be there.
+// A signature whose second part is no base 64 is kept as well, but Nix 2.34 refuses the whole narinfo for it.
 //
 // It refuses what Nix would read in some other way than a person does: a single-valued field that comes twice (Nix
 // takes the last one, and for References and CA fails too), a line without ": " (Nix takes the next line for a part
 // of it), a last line without newline, numbers with signs or leading zeros, base 32 with stray padding bits, a NarHash
-// that isn't SHA-256 (Nix aborts when it writes such a narinfo), and a text larger than [MaxSize].
+// that isn't SHA-256 (Nix aborts when it writes such a narinfo).
+//
+// Limits: a text has at most [MaxSize] bytes, 4,096 signatures and unknown fields, and References that as whole paths
+// have at most twice MaxSize. So memory is at most some five times MaxSize, whatever the text.
 //
 // Format(Parse(b)) == b for canonical b, and Parse(Format(x)) equals x for every x that Format accepts.
 package narinfo

@@ -15,6 +15,12 @@ import (
 // MaxSize is the largest text that [Parse] accepts, in bytes: room for some 70,000 references.
 const MaxSize = 16 << 20
 
+// Bounds on what a small text can grow to.
+const (
+	maxRepeated   = 4096        // signatures and unknown fields together: their lines may be shorter than a Field
+	maxReferences = 2 * MaxSize // the references' bytes as whole paths: each repeats the store directory
+)
+
 // Parse reads one narinfo: see the package comment for what it accepts.
 // References and Deriver become whole paths in StorePath's directory.
 // Parse keeps a copy of text, which the Info's strings share; beyond that and the Info it allocates next to nothing.
@@ -30,7 +36,11 @@ func Parse(text []byte) (*Info, error) {
 		if !ok {
 			return nil, fmt.Errorf("narinfo: line %d: no newline at the end", n)
 		}
-		if err := p.line(line); err != nil {
+		err := p.line(line)
+		if err == nil {
+			err = p.info.checkRepeated()
+		}
+		if err != nil {
 			return nil, fmt.Errorf("narinfo: line %d: %w", n, err)
 		}
 		rest = after
@@ -152,7 +162,15 @@ var (
 	errNoURL       = errors.New("no URL")
 	errNarHash     = errors.New("no NarHash of type sha256")
 	errNarSize     = errors.New("no NarSize above 0")
+	errReferences  = fmt.Errorf("more than %d bytes of references as whole paths", maxReferences)
 )
+
+func (i *Info) checkRepeated() error {
+	if len(i.Signatures)+len(i.Extra) > maxRepeated {
+		return fmt.Errorf("more than %d signatures and unknown fields", maxRepeated)
+	}
+	return nil
+}
 
 func (i *Info) checkRequired() error {
 	switch {
@@ -178,6 +196,9 @@ func parseReferences(dir, value string) ([]StorePath, error) {
 		}
 		count++
 		size += len(dir) + 1 + len(base)
+	}
+	if size > maxReferences {
+		return nil, errReferences
 	}
 	if count == 0 {
 		return nil, nil

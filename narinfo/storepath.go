@@ -11,6 +11,8 @@ const DefaultStoreDir = "/nix/store"
 const (
 	hashPartLen = 32
 	maxNameLen  = 211
+	// maxDirLen leaves room for the longest base name in the longest path that Linux opens, 4,095 bytes.
+	maxDirLen = 4095 - len("/") - hashPartLen - len("-") - maxNameLen
 )
 
 // HashPart is the 32 base-32 characters that begin a store path's base name. Valid by construction: see ParseHashPart.
@@ -31,7 +33,8 @@ type StorePath string
 
 // ParseStorePath checks an absolute store path.
 //
-// Its directory is absolute and clean, at least one component deep, without control characters.
+// Its directory is absolute and clean, at least one component deep, without control characters, and has at most 3,850
+// bytes.
 // Its base name is 32 characters as in [ParseHashPart], a dash, and a name of 1 to 211 of [0-9a-zA-Z+-._?=] that is
 // neither "." nor ".." nor begins with ".-" or "..-" (Nix 2.34's rule; older releases refuse every leading dot).
 func ParseStorePath(s string) (StorePath, error) {
@@ -86,7 +89,13 @@ func checkStorePath(dir, base string) error {
 	if err := checkStoreDir(dir); err != nil {
 		return err
 	}
-	return checkBase(base)
+	if err := checkBase(base); err != nil {
+		return err
+	}
+	if len(dir) > maxDirLen {
+		return fmt.Errorf("a directory of %d bytes, more than %d", len(dir), maxDirLen)
+	}
+	return nil
 }
 
 // checkStoreDir does without path.Clean, which would allocate for an unclean path.
