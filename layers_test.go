@@ -36,13 +36,14 @@ var layers = map[string][]string{
 
 	"cmd/narserved": {"nar", "narinfo", "signing", "store", "store/localstore", "store/bucketstore", "httpcache"},
 
-	"examples/nar":        {"nar"},
-	"examples/signing":    {"signing"},
-	"examples/narinfo":    {"narinfo", "signing"},
-	"examples/store":      {"narinfo", "store", "store/bucketstore"},
-	"examples/nixproto":   {"narinfo", "store/nixproto"},
-	"examples/localstore": {"narinfo", "store", "store/localstore"},
-	"examples/httpcache":  {"httpcache", "signing", "store/bucketstore", "store/localstore"},
+	"examples/nar":         {"nar"},
+	"examples/signing":     {"signing"},
+	"examples/narinfo":     {"narinfo", "signing"},
+	"examples/store":       {"narinfo", "store", "store/bucketstore"},
+	"examples/nixproto":    {"narinfo", "store/nixproto"},
+	"examples/bucketstore": {"narinfo", "store", "store/bucketstore"},
+	"examples/localstore":  {"narinfo", "store", "store/localstore"},
+	"examples/httpcache":   {"httpcache", "signing", "store/bucketstore", "store/localstore"},
 }
 
 // embeds lists the modules that come along with each public package: what an embedder pays for importing it.
@@ -55,7 +56,8 @@ var embeds = map[string][]string{
 		"github.com/nix-community/go-nix", "golang.org/x/sys",
 	},
 	"store/bucketstore": {
-		"github.com/klauspost/compress", "github.com/nix-community/go-nix", "github.com/ulikunitz/xz", "golang.org/x/sys",
+		"github.com/klauspost/compress", "github.com/nix-community/go-nix", "github.com/therootcompany/xz",
+		"golang.org/x/sys",
 	},
 	"httpcache": {"github.com/nix-community/go-nix", "golang.org/x/sys"},
 }

@@ -12,8 +12,8 @@
 // Info never answers from a cache that a deletion or a rebuild of the path would not invalidate.
 // Stores do not retry: their callers decide.
 // The driver verifies: a reader from Open, OpenRange or OpenFile returns io.EOF only if what it yielded is proved to
-// be the bytes that the metadata promises; where the proof fails, the last bytes are withheld and Read returns an error for
-// which errors.Is(err, [ErrCorrupt]) is true.
+// be the bytes that the metadata promises; where the proof fails, the last bytes are withheld and Read returns an
+// error for which errors.Is(err, [ErrCorrupt]) is true.
 package store
 
 import (

@@ -73,7 +73,8 @@ func TestOpenRangeWithholdsUnprovedBytes(t *testing.T) {
 	}
 	s := &storetest.Faults{Store: m, Read: storetest.FailAt(0, errBoom)}
 	_, err := store.OpenRange(t.Context(), s, e.Info, 0, size+1)
-	require.ErrorContains(t, err, fmt.Sprintf("%d bytes from 0 are not within the %d of %q", size+1, size, e.Info.StorePath))
+	require.ErrorContains(t, err, fmt.Sprintf("%d bytes from 0 are not within the %d of %q", size+1, size,
+		e.Info.StorePath))
 }
 
 type rangeStore struct {
@@ -138,7 +139,8 @@ func TestVerifyEndsWithItsContext(t *testing.T) {
 	m, e := one()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	err := store.Verify(ctx, &storetest.Faults{Store: storetest.Plain(ignoreContext{m}), Read: storetest.BlockAt(5)}, e.Info)
+	s := &storetest.Faults{Store: ignoreContext{m}, Read: storetest.BlockAt(5)}
+	err := store.Verify(ctx, s, e.Info)
 	require.ErrorIs(t, err, context.Canceled)
 }
 

@@ -1,0 +1,60 @@
+package bucketstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+
+	"github.com/voidnxlab/nixtrap/narinfo"
+	"github.com/voidnxlab/nixtrap/store"
+)
+
+// Paths yields the paths that have a narinfo, ordered by path. It reads each narinfo, for its name is only there.
+// A narinfo that vanishes meanwhile is skipped; one that can't be read ends the list with its error.
+func (s *Store) Paths(ctx context.Context) iter.Seq2[narinfo.StorePath, error] {
+	return func(yield func(narinfo.StorePath, error) bool) {
+		hashes, err := s.hashParts()
+		if err != nil {
+			yield("", err)
+			return
+		}
+		for _, hash := range hashes {
+			info, err := s.Info(ctx, hash)
+			if errors.Is(err, store.ErrNotFound) {
+				continue
+			}
+			if err != nil {
+				yield("", err)
+				return
+			}
+			if !yield(info.StorePath, nil) {
+				return
+			}
+		}
+	}
+}
+
+// hashParts lists the narinfo files, sorted, which with one store directory is the order of their paths.
+func (s *Store) hashParts() ([]narinfo.HashPart, error) {
+	dir, err := s.root.Open(".")
+	if err != nil {
+		return nil, fmt.Errorf("bucketstore: %w", err)
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return nil, fmt.Errorf("bucketstore: %w", err)
+	}
+	var hashes []narinfo.HashPart
+	for _, name := range names {
+		stem, ok := strings.CutSuffix(name, ".narinfo")
+		if hash, err := narinfo.ParseHashPart(stem); ok && err == nil {
+			hashes = append(hashes, hash)
+		}
+	}
+	slices.Sort(hashes)
+	return hashes, nil
+}
