@@ -1,0 +1,182 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"runtime"
+	"runtime/debug"
+	"strings"
+)
+
+// command is one of narserved's commands.
+type command struct {
+	name  string // one word or two
+	args  string // as its usage shows them
+	short string // one line
+	long  string // the rest of its help: explanation and examples
+	run   func(ctx context.Context, cmd *command, args []string) error
+}
+
+func (p *process) commands() []*command {
+	return []*command{
+		{"serve", "[flags]", "serve a Nix store (the default command)", serveHelp, p.runServe},
+		{"query", "KIND [flags] [PATH…]", "ask a store what it knows", queryHelp, p.runQuery},
+		{"key generate", "NAME [flags]", "make a signing key", keyGenerateHelp, p.runKeyGenerate},
+		{"key public", "FILE", "print a signing key's public half", keyPublicHelp, p.runKeyPublic},
+		{"config check", "FILE", "check a configuration file and print its settings", configCheckHelp, p.runConfigCheck},
+		{"version", "", "print the version", "", p.runVersion},
+		{"help", "[COMMAND]", "explain a command", "", p.runHelp},
+	}
+}
+
+// runCommand runs the command that args begin with; without one, serve.
+func (p *process) runCommand(ctx context.Context, args []string) error {
+	switch {
+	case len(args) > 0 && (args[0] == "-h" || args[0] == "-help" || args[0] == "--help"):
+		args = []string{"help"}
+	case len(args) > 0 && (args[0] == "-version" || args[0] == "--version"):
+		args = []string{"version"}
+	case len(args) == 0 || strings.HasPrefix(args[0], "-"):
+		args = append([]string{"serve"}, args...)
+	}
+	cmd, rest := p.find(args)
+	if cmd == nil {
+		return usageError{hint(fmt.Errorf("no command %q", strings.Join(args[:min(2, len(args))], " ")),
+			"narserved help lists the commands")}
+	}
+	return ignoreHelp(cmd.run(ctx, cmd, rest))
+}
+
+// ignoreHelp makes a success of help that was asked for.
+func ignoreHelp(err error) error {
+	if errors.Is(err, flag.ErrHelp) {
+		return nil
+	}
+	return err
+}
+
+// find returns the command that args begin with and the arguments after its name.
+func (p *process) find(args []string) (*command, []string) {
+	for _, cmd := range p.commands() {
+		words := strings.Fields(cmd.name)
+		if len(args) >= len(words) && strings.Join(args[:len(words)], " ") == cmd.name {
+			return cmd, args[len(words):]
+		}
+	}
+	return nil, nil
+}
+
+// flagSet is an empty set of flags for the command. It prints nothing by itself.
+func (c *command) flagSet() *flag.FlagSet {
+	set := flag.NewFlagSet(c.name, flag.ContinueOnError)
+	set.SetOutput(io.Discard)
+	set.Usage = func() {}
+	return set
+}
+
+// parse reads flags, which may stand before, between and after the words that it returns.
+// Asked for help it prints it and returns flag.ErrHelp.
+func (p *process) parse(cmd *command, set *flag.FlagSet, args []string) (words []string, err error) {
+	for {
+		err := set.Parse(args)
+		if errors.Is(err, flag.ErrHelp) {
+			cmd.printHelp(p.stdout, set)
+			return nil, err
+		}
+		if err != nil {
+			return nil, cmd.misuse(doubleDashes(err.Error()))
+		}
+		rest := set.Args()
+		ended := len(rest) < len(args) && args[len(args)-len(rest)-1] == "--"
+		if len(rest) == 0 || ended {
+			return append(words, rest...), nil
+		}
+		words, args = append(words, rest[0]), rest[1:]
+	}
+}
+
+// doubleDashes writes flags in the flag package's messages as we do: "… for flag -x: …", "… not defined: -x".
+func doubleDashes(message string) string {
+	two := strings.NewReplacer("flag -", "flag --", "defined: -", "defined: --", "argument: -", "argument: --")
+	return two.Replace(message)
+}
+
+// misuse is an error about how the command was called.
+func (c *command) misuse(what string) error {
+	return usageError{hint(fmt.Errorf("%s: %s", c.name, what),
+		fmt.Sprintf("usage: %s %s (see: %s --help)", c.invocation(), c.args, c.invocation()))}
+}
+
+// invocation is how the command is called.
+func (c *command) invocation() string {
+	if c.name == "nix-serve" {
+		return c.name
+	}
+	return "narserved " + c.name
+}
+
+func (c *command) printHelp(w io.Writer, set *flag.FlagSet) {
+	fmt.Fprintf(w, "%s: %s\n\nUsage: %s %s\n", c.invocation(), c.short, c.invocation(), c.args)
+	if c.long != "" {
+		fmt.Fprintf(w, "\n%s\n", strings.TrimSpace(c.long))
+	}
+	printFlags(w, set)
+}
+
+// printFlags lists a set's flags in order of their names.
+func printFlags(w io.Writer, set *flag.FlagSet) {
+	heading := "\nFlags:\n"
+	set.VisitAll(func(f *flag.Flag) {
+		value, usage := flag.UnquoteUsage(f)
+		if f.DefValue != "" && f.DefValue != "false" && f.DefValue != "0" {
+			usage += fmt.Sprintf(" (default %s)", f.DefValue)
+		}
+		fmt.Fprintf(w, "%s  --%s\n        %s\n", heading, strings.TrimSpace(f.Name+" "+value), usage)
+		heading = ""
+	})
+}
+
+// runHelp prints the list of commands or, given one, its help.
+func (p *process) runHelp(ctx context.Context, cmd *command, args []string) error {
+	if len(args) == 0 {
+		fmt.Fprint(p.stdout, "narserved serves a Nix store to every Nix that can reach it.\n\nCommands:\n")
+		for _, c := range p.commands() {
+			fmt.Fprintf(p.stdout, "  %-14s %s\n", c.name, c.short)
+		}
+		fmt.Fprint(p.stdout, "\nnarserved help COMMAND explains one, with its flags and examples.\n")
+		return nil
+	}
+	other, rest := p.find(args)
+	if other == nil || len(rest) > 0 {
+		return cmd.misuse(fmt.Sprintf("there is no command %q", strings.Join(args, " ")))
+	}
+	if other.name == cmd.name {
+		return p.runHelp(ctx, cmd, nil)
+	}
+	return other.run(ctx, other, []string{"--help"})
+}
+
+func (p *process) runVersion(_ context.Context, cmd *command, args []string) error {
+	words, err := p.parse(cmd, cmd.flagSet(), args)
+	if err != nil {
+		return err
+	}
+	if len(words) > 0 {
+		return cmd.misuse("takes no arguments")
+	}
+	_, err = fmt.Fprintf(p.stdout, "narserved %s (%s, %s/%s)\n",
+		version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return err
+}
+
+// version is the module's version, with the commit where the build knows no version.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" {
+		return "unknown"
+	}
+	return info.Main.Version
+}

@@ -1,0 +1,249 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/BurntSushi/toml"
+
+	"github.com/voidnxlab/nixtrap/httpcache"
+)
+
+// Config is what a server is told. In the configuration file, which is TOML, each key is the name of the flag that
+// means the same: `listen = [":5000"]` is `--listen :5000`. Repeatable flags are arrays.
+// A flag overrides the file, and a repeatable flag replaces the file's whole array. Unknown keys are errors.
+//
+// Where a file is wanted, a name without a slash is looked for in $CREDENTIALS_DIRECTORY first, so that a systemd unit
+// with LoadCredential=signing-key:/some/where needs no more than `sign-key = ["signing-key"]`.
+type Config struct {
+	// Listen are the addresses to serve on: "HOST:PORT", ":PORT" (all addresses), "unix:PATH" (mode 0660) or
+	// "unix:PATH?mode=0600", "systemd" (every inherited socket) or "systemd:NAME" (those with this FileDescriptorName).
+	// Port 0 picks a free one. Inherited sockets that nothing names replace the default, 127.0.0.1:5000.
+	Listen []string `toml:"listen"`
+
+	// AdminListen is an address, as in Listen, for /healthz and /status. Whoever reaches it learns which paths are
+	// asked for and which are damaged. Default: none.
+	AdminListen string `toml:"admin-listen"`
+
+	// Store is what to serve: "auto" (this machine's Nix store, else an empty directory cache below
+	// $XDG_DATA_HOME), "local" (its database alone), "daemon" (its daemon alone), "unix:///SOCKET", "/ROOT" (a store
+	// made by `nix --store /ROOT`), or "file:///DIR" (a directory that `nix copy --to file:///DIR` filled).
+	// auto, local and daemon take ?store=DIR&state=DIR&log=DIR&real=DIR, and otherwise honour NIX_STORE_DIR,
+	// NIX_STATE_DIR, NIX_LOG_DIR and NIX_DAEMON_SOCKET_PATH as Nix does.
+	Store string `toml:"store"`
+
+	// SignKey are the secret key files to sign with, in Nix's format. Default: a key that is made once in StateDir.
+	SignKey []string `toml:"sign-key"`
+
+	// Unsigned adds no signature: paths are served with those that the store has.
+	Unsigned bool `toml:"unsigned"`
+
+	// Priority is this cache's rank among a client's substituters; the lowest is asked first.
+	// cache.nixos.org has 40. Default: 30, as nix-serve.
+	Priority int `toml:"priority"`
+
+	// Roots limits serving to the closures of these store paths, or of what symlinks to them lead to
+	// ("/run/current-system"); a symlink that changes is followed within a minute. Default: every path in the store.
+	Roots []string `toml:"roots"`
+
+	// TrustedKey limits serving to paths that have a signature by one of these public keys ("NAME:BASE64") in the
+	// store. Default: every path in the store.
+	TrustedKey []string `toml:"trusted-key"`
+
+	// TLSCert and TLSKey are PEM files with a certificate chain and its key: TCP addresses then speak HTTPS only.
+	// They are read again when they change; a pair that does not fit keeps the old one in use.
+	TLSCert string `toml:"tls-cert"`
+	TLSKey  string `toml:"tls-key"`
+
+	// ACMEDomain are the host names to get a certificate for. The authority must reach port 443 of this server, and
+	// using this accepts its terms of service. Certificates are kept in StateDir.
+	ACMEDomain []string `toml:"acme-domain"`
+
+	// ACMEEmail is told to the authority, for its warnings. Default: none.
+	ACMEEmail string `toml:"acme-email"`
+
+	// ACMEDirectory is the authority's directory URL. Default: Let's Encrypt.
+	ACMEDirectory string `toml:"acme-directory"`
+
+	// StateDir is the folder for the signing key, proofs of content and certificates. Who can write there can have
+	// wrong bytes served. Default: $STATE_DIRECTORY; else /var/lib/narserved for root;
+	// else narserved below $XDG_STATE_HOME or ~/.local/state.
+	StateDir string `toml:"state-dir"`
+
+	// DrainTimeout is how long a server that was told to stop lets running transfers finish. Default: "5m".
+	DrainTimeout time.Duration `toml:"drain-timeout"`
+
+	// LogFormat is "text" (default) or "json".
+	LogFormat string `toml:"log-format"`
+
+	// LogLevel is "debug" (each request), "info" (default), "warn" or "error".
+	LogLevel string `toml:"log-level"`
+}
+
+const (
+	defaultListen  = "127.0.0.1:5000"
+	systemdSockets = "systemd"
+)
+
+// defaultConfig leaves Listen and StateDir open: their defaults depend on the environment.
+func defaultConfig() *Config {
+	return &Config{
+		Listen: []string{}, Store: "auto", SignKey: []string{}, Priority: httpcache.DefaultPriority, Roots: []string{},
+		TrustedKey: []string{}, ACMEDomain: []string{}, DrainTimeout: 5 * time.Minute, LogFormat: "text", LogLevel: "info",
+	}
+}
+
+// flags binds the server's flags to c.
+func (c *Config) flags(set *flag.FlagSet) {
+	set.Var(&list{values: &c.Listen}, "listen",
+		"`ADDRESS` to serve on: HOST:PORT, :PORT, unix:PATH[?mode=0660], systemd[:NAME] (repeatable)")
+	set.StringVar(&c.AdminListen, "admin-listen", c.AdminListen, "`ADDRESS` for /healthz and /status")
+	set.StringVar(&c.Store, "store", c.Store, "`STORE` to serve: auto, local, daemon, unix:///SOCKET, /ROOT, file:///DIR")
+	set.Var(&list{values: &c.SignKey}, "sign-key", "secret key `FILE` to sign with (repeatable)")
+	set.BoolVar(&c.Unsigned, "unsigned", c.Unsigned, "add no signature, make no key")
+	set.IntVar(&c.Priority, "priority", c.Priority, "rank among a client's caches, lowest `N` first")
+	set.Var(&list{values: &c.Roots}, "roots", "serve only the closure of this store `PATH` (repeatable)")
+	set.Var(&list{values: &c.TrustedKey}, "trusted-key", "serve only what this public `KEY` has signed (repeatable)")
+	set.StringVar(&c.TLSCert, "tls-cert", c.TLSCert, "PEM `FILE` with the certificate chain")
+	set.StringVar(&c.TLSKey, "tls-key", c.TLSKey, "PEM `FILE` with the certificate's key")
+	set.Var(&list{values: &c.ACMEDomain}, "acme-domain", "get a certificate for this `HOST` (repeatable)")
+	set.StringVar(&c.ACMEEmail, "acme-email", c.ACMEEmail, "mail `ADDRESS` for the certificate authority")
+	set.StringVar(&c.ACMEDirectory, "acme-directory", c.ACMEDirectory, "directory `URL` of the certificate authority")
+	set.StringVar(&c.StateDir, "state-dir", c.StateDir, "`FOLDER` for the signing key, proofs and certificates")
+	set.DurationVar(&c.DrainTimeout, "drain-timeout", c.DrainTimeout, "how long transfers may go on after a stop")
+	set.StringVar(&c.LogFormat, "log-format", c.LogFormat, "`FORMAT` of the log: text, json")
+	set.StringVar(&c.LogLevel, "log-level", c.LogLevel, "least `LEVEL` to log: debug, info, warn, error")
+}
+
+// list is a repeatable flag. Its first use drops the values that came from elsewhere.
+type list struct {
+	values *[]string
+	set    bool
+}
+
+func (l *list) String() string {
+	if l.values == nil {
+		return ""
+	}
+	return strings.Join(*l.values, " ")
+}
+
+func (l *list) Set(value string) error {
+	if !l.set {
+		*l.values, l.set = nil, true
+	}
+	*l.values = append(*l.values, value)
+	return nil
+}
+
+// readConfig reads a configuration file over c.
+func (c *Config) readConfig(file string) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return hint(fmt.Errorf("config: %w", err), "give an existing, readable file to --config")
+	}
+	meta, err := toml.Decode(string(text), c)
+	if parse, ok := errors.AsType[toml.ParseError](err); ok {
+		return usageError{hint(fmt.Errorf("config: %s line %d: %s", file, parse.Position.Line, parse.Message),
+			"the file is TOML, as in listen = [\":5000\"]")}
+	}
+	if err != nil {
+		return usageError{fmt.Errorf("config: %s: %v", file, err)}
+	}
+	if unknown := meta.Undecoded(); len(unknown) > 0 {
+		return usageError{hint(
+			fmt.Errorf("config: %s line %d: unknown key %q", file, lineOf(text, unknown[0]), unknown[0].String()),
+			"keys are named like flags, see narserved help serve")}
+	}
+	return nil
+}
+
+// lineOf finds the line where a top-level key or table begins, 0 if it does not find it.
+func lineOf(text []byte, key toml.Key) int {
+	n := 0
+	for line := range bytes.Lines(text) {
+		n++
+		word, _, _ := strings.Cut(strings.TrimLeft(string(line), " \t["), "=")
+		word, _, _ = strings.Cut(strings.TrimRight(word, " \t\r\n]"), ".")
+		if strings.Trim(word, `"'`) == key[0] {
+			return n
+		}
+	}
+	return 0
+}
+
+// complete fills in what depends on the environment, and refuses settings that contradict each other.
+func (c *Config) complete(env environ) error {
+	if c.StateDir == "" {
+		c.StateDir = defaultStateDir(env, os.Geteuid())
+	}
+	_, err := newLogger(nil, c.LogFormat, c.LogLevel)
+	switch {
+	case err != nil:
+		return usageError{err}
+	case (c.TLSCert == "") != (c.TLSKey == ""):
+		return usageError{hint(errors.New("tls-cert and tls-key belong together"), "give both or neither")}
+	case c.TLSCert != "" && len(c.ACMEDomain) > 0:
+		return usageError{hint(errors.New("tls-cert and acme-domain contradict each other"), "choose one of them")}
+	case len(c.ACMEDomain) == 0 && c.ACMEEmail+c.ACMEDirectory != "":
+		return usageError{hint(errors.New("acme-email and acme-directory do nothing without acme-domain"),
+			"add --acme-domain HOST")}
+	case c.Unsigned && len(c.SignKey) > 0:
+		return usageError{hint(errors.New("unsigned and sign-key contradict each other"), "choose one of them")}
+	case c.Priority < 0:
+		return usageError{hint(fmt.Errorf("priority: %d is negative", c.Priority), "use 1 or more; 30 is usual")}
+	case c.DrainTimeout < 0:
+		return usageError{hint(fmt.Errorf("drain-timeout: %s is negative", c.DrainTimeout), "use 0s to cut at once")}
+	}
+	for _, spec := range append([]string{c.AdminListen}, c.Listen...) {
+		if _, err := parseAddress(spec); err != nil && spec != "" {
+			return err
+		}
+	}
+	return nil
+}
+
+// defaultStateDir is where state goes if nobody says so, "" if the environment names no place.
+func defaultStateDir(env environ, uid int) string {
+	if dirs := env["STATE_DIRECTORY"]; dirs != "" {
+		first, _, _ := strings.Cut(dirs, ":")
+		return first
+	}
+	if uid == 0 {
+		return "/var/lib/narserved"
+	}
+	return homeDir(env, "XDG_STATE_HOME", ".local/state")
+}
+
+// homeDir is narserved's folder of one of the kinds that the XDG specification knows, "" if there is no home.
+// As that specification demands, a relative path in the variable is ignored.
+func homeDir(env environ, variable, below string) string {
+	if dir := env[variable]; filepath.IsAbs(dir) {
+		return filepath.Join(dir, "narserved")
+	}
+	if home := env["HOME"]; filepath.IsAbs(home) {
+		return filepath.Join(home, below, "narserved")
+	}
+	return ""
+}
+
+// credential finds a file that a name without a slash means: in systemd's credentials if it is there.
+func credential(env environ, name string) string {
+	if dir := env["CREDENTIALS_DIRECTORY"]; dir != "" && name != "" && !strings.Contains(name, "/") {
+		if file := filepath.Join(dir, name); exists(file) {
+			return file
+		}
+	}
+	return name
+}
+
+func exists(file string) bool {
+	_, err := os.Stat(file)
+	return err == nil
+}

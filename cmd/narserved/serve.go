@@ -1,0 +1,224 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/voidnxlab/nixtrap/httpcache"
+	"github.com/voidnxlab/nixtrap/signing"
+)
+
+const (
+	headerTimeout  = 10 * time.Second // for a request's header, and for a TLS handshake
+	idleTimeout    = 2 * time.Minute  // between two requests on a connection
+	maxHeaderBytes = 64 << 10
+)
+
+// server is a running narserved.
+type server struct {
+	config  *Config
+	log     *slog.Logger
+	source  *source
+	traffic *traffic
+	started time.Time
+	http    *http.Server
+	admin   *http.Server
+	reload  func() // reads certificates again
+}
+
+// runServe reads flags and file, and serves.
+func (p *process) runServe(ctx context.Context, cmd *command, args []string) error {
+	c, err := p.serveConfig(cmd, args)
+	if err != nil {
+		return err
+	}
+	return p.serve(ctx, c)
+}
+
+// serveConfig reads the flags twice: to find the file, and then over what the file says.
+func (p *process) serveConfig(cmd *command, args []string) (*Config, error) {
+	c := defaultConfig()
+	for _, readFile := range []bool{true, false} {
+		set := cmd.flagSet()
+		c.flags(set)
+		file := set.String("config", "", "TOML `FILE` with keys that are named like these flags, which override it")
+		words, err := p.parse(cmd, set, args)
+		if err != nil {
+			return nil, err
+		}
+		if len(words) > 0 {
+			return nil, cmd.misuse(fmt.Sprintf("takes no arguments, but got %q", words[0]))
+		}
+		if readFile && *file != "" {
+			c = defaultConfig()
+			if err := c.readConfig(*file); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return c, c.complete(p.env)
+}
+
+// serve runs a server until ctx ends or a signal tells it to stop, and then drains it.
+func (p *process) serve(ctx context.Context, c *Config) (err error) {
+	log, err := newLogger(p.stderr, c.LogFormat, c.LogLevel)
+	if err != nil {
+		return err
+	}
+	listeners, err := c.listen(ctx)
+	if err != nil {
+		return err
+	}
+	defer listeners.close()
+	proofs := filepath.Join(c.StateDir, "proofs.sqlite")
+	if err := c.makeStateDir(); err != nil {
+		log.Warn("no state folder: what is proved of the store is forgotten at exit", "folder", c.StateDir, "error", err)
+		proofs = ""
+	}
+	s := &server{config: c, log: log, started: time.Now(), traffic: newTraffic(log)}
+	if s.source, err = c.openSource(ctx, p.env, log, proofs); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.source.Close()) }()
+	if err := s.build(p, listeners); err != nil {
+		return err
+	}
+	return s.run(ctx, listeners)
+}
+
+// makeStateDir makes the state folder and sees whether it can be written to.
+func (c *Config) makeStateDir() error {
+	if c.StateDir == "" {
+		return errors.New("the environment names no home")
+	}
+	if err := os.MkdirAll(c.StateDir, 0o700); err != nil {
+		return err
+	}
+	return unix.Access(c.StateDir, unix.W_OK)
+}
+
+// build makes the handlers and their servers. It comes after all that may fail in other ways, for it may make a key,
+// and then tells people so, once.
+func (s *server) build(p *process, l listening) error {
+	tlsConfig, reload, err := s.config.tlsConfig(p.env, s.log)
+	if err != nil {
+		return err
+	}
+	keys, made, err := s.config.signingKeys(p.env)
+	if err != nil {
+		return err
+	}
+	cache, err := s.cacheHandler(keys)
+	if err != nil {
+		return err
+	}
+	s.reload = reload
+	s.http = s.newHTTPServer(s.traffic.count(cache), tlsConfig)
+	s.admin = s.newHTTPServer(s.adminHandler(cache), nil)
+
+	url := s.announce(l.cache, keys)
+	if s.source.advice != "" {
+		fmt.Fprintf(p.stderr, "\n%s\n", s.source.advice)
+	}
+	if made {
+		fmt.Fprintf(p.stderr, "\nA signing key was made in %s.\n%s\n", s.config.StateDir, clientLines(url, keys))
+	}
+	return nil
+}
+
+func (s *server) cacheHandler(keys []*signing.SecretKey) (http.Handler, error) {
+	policy, err := s.config.policy(s.source)
+	if err != nil {
+		return nil, err
+	}
+	return httpcache.New(s.source.Store, &httpcache.Options{
+		Keys:     keys,
+		Priority: s.config.Priority,
+		Policy:   policy,
+		Logger:   s.log,
+		Trace:    s.traffic.trace(),
+	})
+}
+
+// newHTTPServer has no WriteTimeout, for archives may be long: the cache's handler cuts off who stops reading.
+func (s *server) newHTTPServer(handler http.Handler, tlsConfig *tls.Config) *http.Server {
+	return &http.Server{
+		Handler:           handler,
+		TLSConfig:         tlsConfig,
+		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          log.New(serverLog{s.log}, "", 0),
+		HTTP2:             &http.HTTP2Config{SendPingTimeout: idleTimeout, WriteByteTimeout: httpcache.DefaultWriteStall},
+	}
+}
+
+// serverLog logs what net/http has to say: panics are our fault, the rest the clients'.
+type serverLog struct{ log *slog.Logger }
+
+func (l serverLog) Write(p []byte) (int, error) {
+	level := slog.LevelDebug
+	if bytes.Contains(p, []byte("panic")) {
+		level = slog.LevelError
+	}
+	l.log.Log(context.Background(), level, "http server", "message", string(bytes.TrimSpace(p)))
+	return len(p), nil
+}
+
+// run serves until it is told to stop or a listener fails.
+func (s *server) run(ctx context.Context, l listening) error {
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	defer signal.Stop(signals)
+
+	var group errgroup.Group
+	failed := make(chan struct{}, 1)
+	for _, listener := range l.cache {
+		group.Go(func() error { return s.serveOn(s.http, listener, failed) })
+	}
+	for _, listener := range l.admin {
+		group.Go(func() error { return s.serveOn(s.admin, listener, failed) })
+	}
+	petting, stopPetting := context.WithCancel(context.WithoutCancel(ctx))
+	group.Go(func() error { return watchdog(petting, s.log, s.http.Handler) })
+
+	notifyReady(s.log)
+	s.waitForStop(ctx, signals, failed)
+	s.drain(signals)
+	_ = s.admin.Close()
+	stopPetting()
+	return group.Wait()
+}
+
+// serveOn speaks TLS on TCP if there is a certificate; unix sockets are for proxies on this machine, and plain.
+func (s *server) serveOn(h *http.Server, l net.Listener, failed chan struct{}) error {
+	var err error
+	if h.TLSConfig != nil && l.Addr().Network() == "tcp" {
+		err = h.ServeTLS(l, "", "")
+	} else {
+		err = h.Serve(l)
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	select {
+	case failed <- struct{}{}:
+	default: // another one has told already
+	}
+	return fmt.Errorf("serve: %w", err)
+}

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/url"
+	"path/filepath"
+	"strings"
+
+	"github.com/voidnxlab/nixtrap/narinfo"
+	"github.com/voidnxlab/nixtrap/store"
+	"github.com/voidnxlab/nixtrap/store/bucketstore"
+	"github.com/voidnxlab/nixtrap/store/localstore"
+)
+
+// source is an open store.
+type source struct {
+	store.Store
+	io.Closer
+	name   string // for logs
+	advice string // for the person who started us, "" usually
+}
+
+// openSource opens the configured store. The caller closes it. proofFile may be "".
+func (c *Config) openSource(ctx context.Context, env environ, log *slog.Logger, proofFile string) (*source, error) {
+	if rest, ok := strings.CutPrefix(c.Store, "file://"); ok {
+		return openDirectory(c.Store, rest)
+	}
+	options, err := localOptions(c.Store, env)
+	if err != nil {
+		return nil, err
+	}
+	options.Logger, options.ProofFile = log, proofFile
+	local, err := localstore.Open(ctx, options)
+	if errors.Is(err, localstore.ErrNoStore) && isAuto(c.Store) {
+		return c.openOwnDirectory(env, log, err)
+	}
+	if err != nil {
+		return nil, hint(err, "--store names another store: /ROOT, file:///DIR, unix:///SOCKET or daemon")
+	}
+	return &source{Store: local, Closer: local, name: c.Store}, nil
+}
+
+func isAuto(uri string) bool {
+	kind, _, _ := strings.Cut(uri, "?")
+	return kind == "" || kind == "auto"
+}
+
+// localOptions reads the URI of a store on this machine. What it leaves open may come from the environment,
+// as with Nix itself.
+func localOptions(uri string, env environ) (*localstore.Options, error) {
+	o, err := localstore.ParseURI(uri)
+	if err != nil {
+		return nil, usageError{hint(err, "see narserved help serve for the stores that there are")}
+	}
+	if o.Root != "" {
+		return o, nil
+	}
+	for _, v := range []struct {
+		field *string
+		name  string
+	}{
+		{&o.StoreDir, "NIX_STORE_DIR"}, {&o.StateDir, "NIX_STATE_DIR"}, {&o.LogDir, "NIX_LOG_DIR"},
+	} {
+		if *v.field == "" {
+			*v.field = env[v.name]
+		}
+	}
+	if o.DaemonSocket == "" && !o.NoDaemon {
+		o.DaemonSocket = env["NIX_DAEMON_SOCKET_PATH"]
+	}
+	return o, nil
+}
+
+// openDirectory opens the binary cache that file://REST names.
+func openDirectory(uri, rest string) (*source, error) {
+	dir, err := url.PathUnescape(rest)
+	if err != nil || !filepath.IsAbs(dir) {
+		return nil, usageError{hint(fmt.Errorf("store: %q names no absolute path", uri), "write file:///DIR")}
+	}
+	bucket, err := bucketstore.Open(dir)
+	if err != nil {
+		return nil, hint(err, fmt.Sprintf("fill it first: nix copy --to file://%s PATH", dir))
+	}
+	return &source{Store: bucket, Closer: bucket, name: uri}, nil
+}
+
+// openOwnDirectory serves a directory of our own on a machine without a Nix store, and says so.
+func (c *Config) openOwnDirectory(env environ, log *slog.Logger, why error) (*source, error) {
+	base := homeDir(env, "XDG_DATA_HOME", ".local/share")
+	if base == "" {
+		base = c.StateDir
+	}
+	if base == "" {
+		return nil, hint(why, "name a store with --store")
+	}
+	dir := filepath.Join(base, "cache")
+	bucket, err := bucketstore.Create(dir, narinfo.CacheInfo{WantMassQuery: true})
+	if err != nil {
+		return nil, hint(err, "name a directory with --store file:///DIR")
+	}
+	s := &source{Store: bucket, Closer: bucket, name: "file://" + dir}
+	log.Warn("this machine has no Nix store: serving a directory instead", "directory", dir, "reason", why)
+	s.advice = fmt.Sprintf(`This machine has no Nix store, so the binary cache in %s is served.
+Fill it on a machine with Nix, and bring its files here:
+
+    nix copy --to file:///tmp/cache $(nix build --print-out-paths nixpkgs#hello)
+    rsync -a /tmp/cache/ THIS-MACHINE:%s/
+
+Or name another store: narserved serve --store file:///DIR (see narserved help serve).`, dir, dir)
+	return s, nil
+}
