@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -128,10 +127,9 @@ func (a *answer) serveBody(c *content, part span, partial bool) error {
 	}
 	buf := a.h.buffers.Get().(*[firstBlock]byte)
 	defer a.h.buffers.Put(buf)
-	n, err := io.ReadFull(r, buf[:])
-	ended := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+	n, ended, err := readFirst(r, buf[:])
 	switch {
-	case err != nil && !ended:
+	case err != nil:
 		return err
 	case ended && part.length >= 0 && int64(n) != part.length:
 		return fmt.Errorf("httpcache: a body of %d bytes has %d: %w", part.length, n, store.ErrCorrupt)
@@ -151,6 +149,22 @@ func (a *answer) serveBody(c *content, part span, partial bool) error {
 		a.copyRest(r, buf, part.length-int64(n))
 	}
 	return a.finish()
+}
+
+// readFirst fills buf as far as r goes. Only a bare io.EOF is r's end: one that is wrapped, or unexpected, is a failure
+// of whatever r reads from.
+func readFirst(r io.Reader, buf []byte) (n int, ended bool, err error) {
+	for n < len(buf) {
+		m, err := r.Read(buf[n:])
+		n += m
+		if err == io.EOF {
+			return n, true, nil
+		}
+		if err != nil {
+			return n, false, err
+		}
+	}
+	return n, false, nil
 }
 
 // copyRest writes what follows the first block, to the reader's end, for only there has the store proved the bytes.

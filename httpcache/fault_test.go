@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -133,6 +134,20 @@ func TestALogThatFailsInTheMiddleIsAborted(t *testing.T) {
 	require.NoError(t, err)
 	_, err = io.ReadAll(r.Body)
 	require.ErrorIs(t, err, io.ErrUnexpectedEOF, "a chunked answer must not seem to be whole")
+}
+
+// A decoder that runs out of input says io.ErrUnexpectedEOF, which must not pass for the end of a short log.
+func TestAShortLogThatIsCutIsNoLog(t *testing.T) {
+	w := newWorld()
+	r := get(newHandler(t, cutLog{w}, nil), "/log/"+drvBase)
+	require.Equal(t, http.StatusInternalServerError, r.StatusCode)
+}
+
+type cutLog struct{ *world }
+
+func (cutLog) OpenLog(context.Context, narinfo.StorePath) (io.ReadCloser, error) {
+	r := io.MultiReader(strings.NewReader("a line\n"), errReader{io.ErrUnexpectedEOF})
+	return io.NopCloser(r), nil
 }
 
 type failingLog struct{ *world }

@@ -48,33 +48,72 @@ type closureOf struct {
 	roots  Roots
 	maxAge time.Duration
 
-	mu    sync.Mutex // guards all below, and is held while the closure is computed: one does it for all who wait
-	made  time.Time
-	paths map[narinfo.StorePath]narinfo.Hash // of the NAR; nil until computed
+	mu     sync.Mutex // guards all below
+	made   time.Time
+	paths  map[narinfo.StorePath]narinfo.Hash // of the NAR; nil until computed
+	flight *closureFlight                     // the computation that is under way, nil if none
+}
+
+// closureFlight is one computation of a closure, which one caller makes for all who wait.
+type closureFlight struct {
+	done chan struct{} // closed when err is set
+	err  error
 }
 
 func (p *closureOf) Allows(ctx context.Context, info *narinfo.Info) (bool, error) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	hash, ok := p.paths[info.StorePath]
 	rebuilt := ok && hash != info.NarHash
-	if p.paths == nil || rebuilt || time.Since(p.made) >= p.maxAge {
+	fresh := p.paths != nil && !rebuilt && time.Since(p.made) < p.maxAge
+	p.mu.Unlock()
+	if !fresh {
 		if err := p.refresh(ctx); err != nil {
 			return false, err
 		}
+		p.mu.Lock()
 		hash, ok = p.paths[info.StorePath]
+		p.mu.Unlock()
 	}
 	return ok && hash == info.NarHash, nil
 }
 
+// refresh computes the closure, or waits for who does. Who does goes on when its own client has left, lest a closure
+// that takes longer than clients wait is never done.
 func (p *closureOf) refresh(ctx context.Context) error {
+	p.mu.Lock()
+	flight := p.flight
+	if flight != nil {
+		p.mu.Unlock()
+		select {
+		case <-flight.done:
+			return flight.err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	flight = &closureFlight{done: make(chan struct{})}
+	p.flight = flight
+	p.mu.Unlock()
+
 	start := time.Now()
+	paths, err := p.compute(context.WithoutCancel(ctx))
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err == nil {
+		p.made, p.paths = start, paths
+	}
+	p.flight, flight.err = nil, err
+	close(flight.done)
+	return err
+}
+
+func (p *closureOf) compute(ctx context.Context) (map[narinfo.StorePath]narinfo.Hash, error) {
 	queue, err := p.roots(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	queue = append([]narinfo.StorePath(nil), queue...)
-	paths := make(map[narinfo.StorePath]narinfo.Hash, len(p.paths))
+	paths := make(map[narinfo.StorePath]narinfo.Hash)
 	for len(queue) > 0 {
 		path := queue[len(queue)-1]
 		queue = queue[:len(queue)-1]
@@ -86,11 +125,10 @@ func (p *closureOf) refresh(ctx context.Context) error {
 			continue
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 		paths[path] = info.NarHash
 		queue = append(queue, info.References...)
 	}
-	p.made, p.paths = start, paths
-	return nil
+	return paths, nil
 }

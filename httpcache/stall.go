@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"syscall"
 	"time"
 )
 
@@ -44,6 +45,9 @@ func (b *bodyWriter) end() error {
 	}
 	b.extend()
 	err := b.rc.Flush()
+	if errors.Is(err, http.ErrNotSupported) {
+		err = nil // a middleware's writer: what it holds goes when the handler returns
+	}
 	_ = b.rc.SetWriteDeadline(time.Time{})
 	b.fail(err)
 	return err
@@ -82,14 +86,20 @@ func (b *bodyWriter) ReadFrom(r io.Reader) (n int64, err error) {
 		n += m
 		b.written += m
 		limited.N -= m
-		if op, ok := errors.AsType[*net.OpError](err); ok {
-			b.fail(op) // a file's own errors are no network's
+		if isNetwork(err) {
+			b.fail(err)
 		}
 		if err != nil || m < size {
 			return n, err
 		}
 	}
 	return n, nil
+}
+
+// isNetwork tells the client's faults from the file's, which come out of the same call in the same wrapping.
+func isNetwork(err error) bool {
+	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, net.ErrClosed) ||
+		errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 // asFile returns r as a limited reader of a file, if it is one that the kernel can copy.

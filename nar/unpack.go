@@ -12,7 +12,7 @@ import (
 //
 // Everything goes through root, which no symlink leads out of, and an archive can't name anything twice;
 // so a hostile archive writes below name or nowhere.
-// Files get mode 0444, executable ones and directories 0555, less the umask, as in a Nix store.
+// Files get mode 0444, executable ones 0555, less the umask, and directories 0555, as in a Nix store.
 // Symlinks are made, and never followed.
 // On an error the whole tree is removed again. r is read to its end: what follows the archive is an error.
 func Unpack(root *os.Root, name string, r io.Reader) error {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -72,7 +73,7 @@ func makeKey(file string) (*signing.SecretKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	draft := fmt.Sprintf("%s.%d", file, os.Getpid())
+	draft := file + "." + rand.Text()
 	if err := key.WriteFile(draft); err != nil {
 		return nil, err
 	}
@@ -118,6 +119,9 @@ func publicKeys(texts []string) (ring signing.Keyring, err error) {
 
 // clientLines tells how to use this server: what goes into nix.conf or a NixOS configuration.
 func clientLines(url string, keys []*signing.SecretKey) string {
+	if url == "" { // a unix socket alone
+		url = "http://ADDRESS-OF-YOUR-PROXY"
+	}
 	var public, quoted []string
 	for _, key := range keys {
 		public = append(public, key.Public().String())

@@ -19,12 +19,16 @@ func main() {
 }
 
 func dump(ctx context.Context, w io.Writer, arg string) error {
+	path, err := narinfo.ParseStorePath(arg)
+	if err != nil {
+		return err
+	}
 	s, err := localstore.Open(ctx, nil)
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	info, err := s.Info(ctx, narinfo.StorePath(arg).HashPart())
+	info, err := s.Info(ctx, path.HashPart())
 	if err != nil {
 		return err
 	}

@@ -72,11 +72,8 @@ func (s *daemonSource) derived(ctx context.Context, drv narinfo.StorePath) ([]na
 	return paths, nil
 }
 
-// since returns all paths, for the daemon does not tell in which order they came.
-func (s *daemonSource) since(ctx context.Context, id int64) ([]narinfo.StorePath, int64, error) {
-	if id != 0 {
-		return nil, 0, nil
-	}
+// since returns all paths and 0, for the daemon does not tell in which order they came.
+func (s *daemonSource) since(ctx context.Context, _ int64) ([]narinfo.StorePath, int64, error) {
 	paths, err := s.pool.AllValidPaths(ctx)
 	return paths, 0, err
 }

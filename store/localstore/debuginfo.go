@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/voidnxlab/nixtrap/narinfo"
 	"github.com/voidnxlab/nixtrap/store"
@@ -18,6 +19,7 @@ const (
 	buildIDDir    = "lib/debug/.build-id"
 	maxBuildIDs   = 1 << 20 // some 150 MiB
 	maxBuildIDLen = 64      // bytes; 20 are usual
+	daemonWalk    = time.Minute
 )
 
 // debugIndex knows which path has the separate debug files of which build. It grows with the database.
@@ -28,12 +30,14 @@ type debugIndex struct {
 	paths map[string]narinfo.StorePath // by build id, in bytes
 	last  int64                        // number of the last path that was looked at
 	full  bool
+	rest  time.Time // until when the daemon's paths are not all looked at again
+	epoch int       // counts resets: work that began before one counts for nothing
 }
 
 // DebugInfo finds the debug file of a build. The index over all paths is made by the first call,
 // at a few microseconds a path, and continued by later ones where the database left off.
 // It goes on being made if the caller's context ends and another waits for it too.
-// Where the daemon answers, each call looks at all paths.
+// Where the daemon answers, which numbers no paths, all are looked at again once a minute.
 func (s *Store) DebugInfo(ctx context.Context, buildID string) (narinfo.StorePath, string, error) {
 	notFound := fmt.Errorf("localstore: debug info of build %q: %w", buildID, store.ErrNotFound)
 	id, err := hex.DecodeString(buildID)
@@ -68,7 +72,10 @@ func (s *Store) DebugInfo(ctx context.Context, buildID string) (narinfo.StorePat
 func (s *Store) growDebugIndex(ctx context.Context) error {
 	_, err := s.debug.flights.do(ctx, &s.background, struct{}{}, func(ctx context.Context) (none struct{}, err error) {
 		for {
-			last := s.debug.position()
+			last, epoch, resting := s.debug.position()
+			if resting {
+				return none, nil
+			}
 			paths, err := ask(ctx, s.sources, func(src source) (paths []narinfo.StorePath, err error) {
 				paths, last, err = src.since(ctx, last)
 				return paths, err
@@ -80,9 +87,9 @@ func (s *Store) growDebugIndex(ctx context.Context) error {
 				if ctx.Err() != nil {
 					return none, ctx.Err()
 				}
-				s.debug.add(path, buildIDsOf(filepath.Join(s.options.RealStoreDir, path.Base())))
+				s.debug.add(epoch, path, buildIDsOf(filepath.Join(s.options.RealStoreDir, path.Base())))
 			}
-			s.debug.advance(last)
+			s.debug.advance(epoch, last)
 			if last == 0 {
 				return none, nil // from the daemon, that was all
 			}
@@ -131,21 +138,30 @@ func (x *debugIndex) lookup(id string) (path narinfo.StorePath, full bool) {
 	return x.paths[id], x.full
 }
 
-func (x *debugIndex) position() int64 {
+func (x *debugIndex) position() (last int64, epoch int, resting bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.last
+	return x.last, x.epoch, time.Now().Before(x.rest)
 }
 
-func (x *debugIndex) advance(last int64) {
+// advance notes how far the index has come: to a number, or 0 through all that the daemon has.
+func (x *debugIndex) advance(epoch int, last int64) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.last = last
+	if epoch != x.epoch {
+		return
+	}
+	if x.last = last; last == 0 {
+		x.rest = time.Now().Add(daemonWalk)
+	}
 }
 
-func (x *debugIndex) add(path narinfo.StorePath, ids []string) {
+func (x *debugIndex) add(epoch int, path narinfo.StorePath, ids []string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if epoch != x.epoch {
+		return
+	}
 	if x.paths == nil {
 		x.paths = make(map[string]narinfo.StorePath)
 	}
@@ -161,5 +177,6 @@ func (x *debugIndex) add(path narinfo.StorePath, ids []string) {
 func (x *debugIndex) reset() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.paths, x.last, x.full = nil, 0, false
+	x.paths, x.last, x.full, x.rest = nil, 0, false, time.Time{}
+	x.epoch++
 }

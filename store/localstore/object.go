@@ -59,6 +59,8 @@ func (s *Store) object(ctx context.Context, sub subject) (*object, error) {
 	})
 }
 
+const loadAttempts = 5 // how often a path that changes between two walks is walked
+
 // load walks a path's files. What it finds is not believed to be wrong until it is found twice,
 // for Nix may be deleting or restoring the path just now.
 func (s *Store) load(ctx context.Context, sub subject) (*object, error) {
@@ -78,6 +80,9 @@ func (s *Store) load(ctx context.Context, sub subject) (*object, error) {
 		}
 		if !s.stillValid(ctx, sub) {
 			return nil, gone(sub.path)
+		}
+		if attempt == loadAttempts {
+			return nil, fmt.Errorf("localstore: path %q changes at every look", sub.path)
 		}
 		if attempt > 0 && sum == last {
 			s.condemn(sub, sum, reason)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"iter"
 	"log/slog"
 	"os"
@@ -126,11 +125,13 @@ func (s *Store) Open(ctx context.Context, info *narinfo.Info) (io.ReadCloser, er
 
 // OpenRange returns a part of the path's NAR. Of a path without a proof, the whole is hashed first.
 func (s *Store) OpenRange(ctx context.Context, info *narinfo.Info, offset, length int64) (io.ReadCloser, error) {
-	if offset < 0 || length < 0 || offset > info.NarSize-length {
-		return nil, fmt.Errorf("localstore: %d bytes from %d of an archive of %d: %w",
-			length, offset, info.NarSize, fs.ErrInvalid)
+	if err := store.CheckRange(info, offset, length); err != nil {
+		return nil, err
 	}
 	o, err := s.object(ctx, s.subject(info))
+	if err == nil && o.narSize != info.NarSize {
+		return nil, gone(info.StorePath)
+	}
 	if err == nil && !o.proved.Load() && o.settledBefore(time.Now(), s.options.ages.proof) {
 		o, err = s.prove(ctx, o.subject)
 	}

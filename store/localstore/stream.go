@@ -285,7 +285,10 @@ func (r *stream) reprove() error {
 // finish decides whether the last bytes may go.
 func (r *stream) finish() error {
 	if r.hash == nil {
-		if unchanged, err := r.files.unchanged(sameContent); err != nil || !unchanged {
+		switch unchanged, err := r.files.unchanged(sameContent); {
+		case err != nil:
+			return r.trouble(err)
+		case !unchanged:
 			return r.blame(proofSum{}, "changed while it was read")
 		}
 		return nil

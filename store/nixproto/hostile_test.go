@@ -122,7 +122,8 @@ func TestHostileReplies(t *testing.T) {
 		{"references beyond the limit", wire(last, 1, "", hash, 1<<17), "list of"},
 		{"reference is no path", wire(last, 1, "", hash, 1, "../x"), "../x"},
 		{"negative size", wire(last, 1, "", hash, 0, 0, -1), "too large"},
-		{"no content address", wire(last, 1, "", hash, 0, 0, 0, 0, 0, "x"), "content address"},
+		{"no size", wire(last, 1, "", hash, 0, 0, 0, 0, 0, ""), "NAR size 0"},
+		{"no content address", wire(last, 1, "", hash, 0, 0, 120, 0, 0, "x"), "content address"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

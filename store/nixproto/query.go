@@ -196,7 +196,9 @@ func decodePathInfo(d *decoder, path narinfo.StorePath) *PathInfo {
 	if seconds := d.int64(); seconds != 0 {
 		registered = time.Unix(seconds, 0)
 	}
-	info.NarSize = d.int64()
+	if info.NarSize = d.int64(); info.NarSize < 1 && d.err == nil {
+		d.fail("NAR size %d", info.NarSize)
+	}
 	ultimate := d.bool()
 	info.Signatures = listOf(d, func() signing.Signature { return signing.Signature(d.string()) })
 	info.CA = decodeContentAddress(d)
