@@ -37,7 +37,8 @@ type Roots func(ctx context.Context) ([]narinfo.StorePath, error)
 // Roots and references that the store does not hold are passed over.
 //
 // The closure is kept for maxAge and then computed again by the next question, at the cost of a look-up for each of
-// its paths; with a maxAge of 0 at every question. So it takes up to maxAge until a path enters or leaves it.
+// its paths; with a maxAge of 0 at every question. So it takes up to maxAge until a path enters or leaves it,
+// and longer while the roots cannot be found: the last closure holds as long.
 // A path that was rebuilt is noticed at once: it is allowed only with the content that the closure was computed from.
 func ClosureOf(s store.Store, roots Roots, maxAge time.Duration) Policy {
 	return &closureOf{store: s, roots: roots, maxAge: maxAge}
@@ -67,7 +68,9 @@ func (p *closureOf) Allows(ctx context.Context, info *narinfo.Info) (bool, error
 	fresh := p.paths != nil && !rebuilt && time.Since(p.made) < p.maxAge
 	p.mu.Unlock()
 	if !fresh {
-		if err := p.refresh(ctx); err != nil {
+		// A closure that cannot be computed again stays as it was: a failure that absent paths don't share would tell
+		// that a forbidden one exists.
+		if err := p.refresh(ctx); err != nil && !p.known() {
 			return false, err
 		}
 		p.mu.Lock()
@@ -75,6 +78,12 @@ func (p *closureOf) Allows(ctx context.Context, info *narinfo.Info) (bool, error
 		p.mu.Unlock()
 	}
 	return ok && hash == info.NarHash, nil
+}
+
+func (p *closureOf) known() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.paths != nil
 }
 
 // refresh computes the closure, or waits for who does. Who does goes on when its own client has left, lest a closure

@@ -155,6 +155,23 @@ func TestClosureThatCannotBeComputedAllowsNothing(t *testing.T) {
 	require.True(t, ok, "the failure is not kept")
 }
 
+func TestClosureHoldsWhileItsRootsCannotBeFound(t *testing.T) {
+	w := newWorld()
+	var broken error
+	find := func(context.Context) ([]narinfo.StorePath, error) {
+		return []narinfo.StorePath{w.tool.StorePath}, broken
+	}
+	p := httpcache.ClosureOf(w, find, 0)
+	for _, broken = range []error{nil, errDisk} {
+		ok, err := p.Allows(t.Context(), w.tool)
+		require.NoError(t, err)
+		require.True(t, ok)
+		ok, err = p.Allows(t.Context(), w.other)
+		require.NoError(t, err, "an error would tell a forbidden path from an absent one")
+		require.False(t, ok)
+	}
+}
+
 func TestOptionsThatContradict(t *testing.T) {
 	k := newKey(t, "k-1")
 	for name, opts := range map[string]*httpcache.Options{

@@ -46,6 +46,7 @@ var hostileRequests = []struct {
 	{"range backwards", "GET /NAR HTTP/1.1\r\nHost: x\r\nRange: bytes=9-1\r\n\r\n", 200},
 	{"many ranges", "GET /NAR HTTP/1.1\r\nHost: x\r\nRange: bytes=" + strings.Repeat("0-0,", 1000) + "0-0\r\n\r\n", 200},
 	{"a method that changes", "DELETE /HASH.narinfo HTTP/1.1\r\nHost: x\r\n\r\n", 405},
+	{"options of everything", "OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", 405},
 	{"a body that is not wanted", "POST /NAR HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello", 405},
 	{"header flood", "GET / HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("X: "+strings.Repeat("a", 999)+"\r\n", 200) + "\r\n", 431},
 	{"one giant header", "GET / HTTP/1.1\r\nHost: x\r\nX-A: " + strings.Repeat("a", 200_000) + "\r\n\r\n", 431},

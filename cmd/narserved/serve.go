@@ -158,8 +158,11 @@ func (s *server) cacheHandler(keys []*signing.SecretKey) (http.Handler, error) {
 // newHTTPServer has no WriteTimeout, for archives may be long: the cache's handler cuts off who stops reading.
 func (s *server) newHTTPServer(handler http.Handler, tlsConfig *tls.Config) *http.Server {
 	return &http.Server{
-		Handler:           handler,
-		TLSConfig:         tlsConfig,
+		Handler:   handler,
+		TLSConfig: tlsConfig,
+		// OPTIONS * is one of the methods that the handler refuses.
+		DisableGeneralOptionsHandler: true,
+
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
