@@ -67,23 +67,19 @@ func (p *closureOf) Allows(ctx context.Context, info *narinfo.Info) (bool, error
 	rebuilt := ok && hash != info.NarHash
 	fresh := p.paths != nil && !rebuilt && time.Since(p.made) < p.maxAge
 	p.mu.Unlock()
-	if !fresh {
-		// A closure that cannot be computed again stays as it was: a failure that absent paths don't share would tell
-		// that a forbidden one exists.
-		if err := p.refresh(ctx); err != nil && !p.known() {
-			return false, err
-		}
-		p.mu.Lock()
-		hash, ok = p.paths[info.StorePath]
-		p.mu.Unlock()
+	if fresh {
+		return ok, nil
 	}
-	return ok && hash == info.NarHash, nil
-}
-
-func (p *closureOf) known() bool {
+	err := p.refresh(ctx)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.paths != nil
+	if p.paths == nil {
+		return false, err
+	}
+	// A closure that cannot be computed again stays as it was: a failure that absent paths don't share would tell
+	// that a forbidden one exists.
+	hash, ok = p.paths[info.StorePath]
+	return ok && hash == info.NarHash, nil
 }
 
 // refresh computes the closure, or waits for who does. Who does goes on when its own client has left, lest a closure

@@ -2,7 +2,6 @@ package httpcache
 
 import (
 	"crypto/sha256"
-	"slices"
 	"sync"
 
 	"github.com/voidnxlab/nixtrap/narinfo"
@@ -37,11 +36,7 @@ func (s *signer) sign(info *narinfo.Info) {
 		}
 		s.remember(sum, sigs)
 	}
-	info.Signatures = slices.DeleteFunc(info.Signatures, func(had signing.Signature) bool {
-		return slices.ContainsFunc(s.keys, func(k *signing.SecretKey) bool { return had.KeyName() == k.Name() })
-	})
-	info.Signatures = append(info.Signatures, sigs...)
-	slices.Sort(info.Signatures)
+	info.AddSignatures(sigs...)
 }
 
 func (s *signer) recall(sum fingerprint) ([]signing.Signature, bool) {

@@ -101,12 +101,14 @@ func (i *Info) Fingerprint() []byte {
 
 // Sign adds the key's signature, in place of any signature under the same key name.
 // The signatures are then sorted, as in a narinfo that Nix writes.
-func (i *Info) Sign(k *signing.SecretKey) {
-	s := k.Sign(i.Fingerprint())
+func (i *Info) Sign(k *signing.SecretKey) { i.AddSignatures(k.Sign(i.Fingerprint())) }
+
+// AddSignatures is [Info.Sign] with signatures that were made before.
+func (i *Info) AddSignatures(sigs ...signing.Signature) {
 	i.Signatures = slices.DeleteFunc(i.Signatures, func(old signing.Signature) bool {
-		return old.KeyName() == k.Name()
+		return slices.ContainsFunc(sigs, func(s signing.Signature) bool { return s.KeyName() == old.KeyName() })
 	})
-	i.Signatures = append(i.Signatures, s)
+	i.Signatures = append(i.Signatures, sigs...)
 	slices.Sort(i.Signatures)
 }
 
