@@ -31,8 +31,9 @@ var layers = map[string][]string{
 	"store/bucketstore": {"nar", "narinfo", "signing", "store"},
 	"httpcache":         {"nar", "narinfo", "signing", "store"},
 
-	"internal/memnet":  {},
-	"internal/realnix": {},
+	"internal/memnet":    {},
+	"internal/plainhttp": {},
+	"internal/realnix":   {},
 
 	"cmd/narserved": {"nar", "narinfo", "signing", "store", "store/localstore", "store/bucketstore", "httpcache"},
 

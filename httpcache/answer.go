@@ -22,7 +22,7 @@ type answer struct {
 }
 
 func (a *answer) serve() {
-	a.body = bodyWriter{w: a.w, rc: http.NewResponseController(a.w), stall: a.h.opts.WriteStall}
+	a.body = newBodyWriter(a.w, a.h.opts.WriteStall)
 	kind, resolve := a.h.route(a.r)
 	a.kind = kind
 	if a.r.Method != http.MethodGet && a.r.Method != http.MethodHead {

@@ -1,7 +1,6 @@
 package httpcache
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -43,7 +42,7 @@ func text(mime, cache string, body []byte) *content {
 		size: int64(len(body)), body: body}
 }
 
-// reader opens the body, or the part of it that s says. What it opens is closed by close.
+// reader opens a body that is not at hand, or the part of it that s says. What it opens is closed by close.
 func (c *content) reader(ctx context.Context, s span) (io.Reader, error) {
 	switch {
 	case c.open != nil:
@@ -53,7 +52,7 @@ func (c *content) reader(ctx context.Context, s span) (io.Reader, error) {
 		}
 		c.opened = rc
 		return rc, nil
-	case c.file != nil:
+	default:
 		f, err := c.file(ctx)
 		if err != nil {
 			return nil, err
@@ -64,8 +63,6 @@ func (c *content) reader(ctx context.Context, s span) (io.Reader, error) {
 		}
 		_, err = f.Seek(s.offset, io.SeekStart)
 		return &io.LimitedReader{R: f.ReadSeekCloser, N: s.length}, err
-	default:
-		return bytes.NewReader(c.body[s.offset:][:s.length]), nil
 	}
 }
 
@@ -121,6 +118,13 @@ func (a *answer) serveContent(c *content) error {
 }
 
 func (a *answer) serveBody(c *content, part span, partial bool) error {
+	if c.body != nil {
+		a.begin(c, part, partial)
+		if _, err := a.body.Write(c.body[part.offset:][:part.length]); err != nil {
+			a.abort(err)
+		}
+		return a.finish()
+	}
 	r, err := c.reader(a.r.Context(), part)
 	if err != nil {
 		return err
@@ -134,6 +138,18 @@ func (a *answer) serveBody(c *content, part span, partial bool) error {
 	case ended && part.length >= 0 && int64(n) != part.length:
 		return fmt.Errorf("httpcache: a body of %d bytes has %d: %w", part.length, n, store.ErrCorrupt)
 	}
+	a.begin(c, part, partial)
+	if _, err := a.body.Write(buf[:n]); err != nil {
+		a.abort(err)
+	}
+	if !ended {
+		a.copyRest(r, buf, part.length-int64(n))
+	}
+	return a.finish()
+}
+
+// begin writes the status line and the header.
+func (a *answer) begin(c *content, part span, partial bool) {
 	c.setHeader(a.w.Header())
 	a.setLength(part.length)
 	status := http.StatusOK
@@ -142,13 +158,6 @@ func (a *answer) serveBody(c *content, part span, partial bool) error {
 		a.w.Header().Set("Content-Range", part.contentRange(c.size))
 	}
 	a.writeHead(status)
-	if _, err := a.body.Write(buf[:n]); err != nil {
-		a.abort(err)
-	}
-	if !ended {
-		a.copyRest(r, buf, part.length-int64(n))
-	}
-	return a.finish()
 }
 
 // readFirst fills buf as far as r goes. Only a bare io.EOF is r's end: one that is wrapped, or unexpected, is a failure

@@ -56,12 +56,12 @@ type Options struct {
 
 // Handler answers the requests of Nix's binary-cache clients. It is safe for concurrent use.
 type Handler struct {
-	store   store.Store
-	opts    Options
-	log     *slog.Logger
-	info    []byte // nix-cache-info
-	signer  signer
-	buffers sync.Pool
+	store    store.Store
+	opts     Options
+	log      *slog.Logger
+	info     []byte // nix-cache-info
+	narinfos narinfoWriter
+	buffers  sync.Pool
 }
 
 var _ http.Handler = (*Handler)(nil)
@@ -90,7 +90,7 @@ func New(s store.Store, opts *Options) (*Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("httpcache: %w", err)
 	}
-	h.info, h.signer.keys = info, h.opts.Keys
+	h.info, h.narinfos.keys = info, h.opts.Keys
 	h.buffers.New = func() any { return new([firstBlock]byte) }
 	return h, nil
 }

@@ -23,7 +23,7 @@ func (h *Handler) cacheInfoText() ([]byte, error) {
 	return info.MarshalText()
 }
 
-// narinfoForm writes a narinfo down.
+// narinfoForm signs a narinfo and writes it down.
 type narinfoForm func(*narinfo.Info) (*content, error)
 
 // narinfo answers with a path's metadata in the given form.
@@ -33,7 +33,6 @@ func (h *Handler) narinfo(ctx context.Context, hash string, form narinfoForm) (*
 		return nil, err
 	}
 	h.describe(info)
-	h.signer.sign(info)
 	return form(info)
 }
 
@@ -72,14 +71,6 @@ var archiveExts = map[string]string{
 	"xz": "xz", "bzip2": "bz2", "gzip": "gz", "zstd": "zst", "lzip": "lzip", "lz4": "lz4", "br": "br",
 }
 
-func (h *Handler) narinfoText(info *narinfo.Info) (*content, error) {
-	b, err := info.MarshalText()
-	if err != nil {
-		return nil, fmt.Errorf("httpcache: %w", err)
-	}
-	return text(mimeNarinfo, cacheAnHour, b), nil
-}
-
 // narinfoDocument is the JSON form of a narinfo: the fields and spellings of "nix path-info --json" in version 1 of
 // that format, with the path beside them.
 type narinfoDocument struct {
@@ -97,6 +88,7 @@ type narinfoDocument struct {
 }
 
 func (h *Handler) narinfoJSON(info *narinfo.Info) (*content, error) {
+	h.narinfos.sign(info)
 	d := narinfoDocument{Path: info.StorePath, URL: info.URL, Compression: info.Compression,
 		NarHash: info.NarHash.SRI(), NarSize: info.NarSize, DownloadSize: info.FileSize,
 		References: append([]narinfo.StorePath{}, info.References...), Deriver: info.Deriver,

@@ -52,7 +52,7 @@ func (h *Handler) routeTop(name string, r *http.Request) (Kind, resolver) {
 		return KindHealth, h.health
 	}
 	if hash, ok := strings.CutSuffix(name, ".narinfo"); ok {
-		form := h.narinfoText
+		form := h.narinfos.text
 		if r.URL.Query().Has("json") {
 			form = h.narinfoJSON
 		}

@@ -1,67 +1,77 @@
 package httpcache
 
 import (
-	"crypto/sha256"
+	"fmt"
 	"sync"
 
 	"github.com/voidnxlab/nixtrap/narinfo"
 	"github.com/voidnxlab/nixtrap/signing"
 )
 
-// maxSigned is how many paths' signatures are kept in each of two generations, at some 200 bytes a path and key.
-const maxSigned = 16 << 10
+// maxTexts is how many narinfos are kept in each of two generations, at some two KiB each.
+const maxTexts = 4 << 10
 
-type fingerprint [sha256.Size]byte
-
-// signer signs narinfos and remembers the signatures, which take several times as long as the rest of an answer.
-// A signature depends on key and fingerprint alone, so what is remembered under a fingerprint never gets stale.
-type signer struct {
+// narinfoWriter signs narinfos and writes them down, and remembers the outcome, for both take many times as long as the
+// rest of an answer. A text depends on the keys and the unsigned narinfo alone, and is kept beside that: what is
+// remembered never gets stale. It is safe for concurrent use.
+type narinfoWriter struct {
 	keys []*signing.SecretKey
 
 	mu         sync.Mutex // guards the generations
-	young, old map[fingerprint][]signing.Signature
+	young, old map[narinfo.HashPart]*writtenNarinfo
+}
+
+// writtenNarinfo does not change.
+type writtenNarinfo struct {
+	unsigned *narinfo.Info
+	content  *content
 }
 
 // sign adds each key's signature, in place of others of the same name; see [narinfo.Info.Sign].
-func (s *signer) sign(info *narinfo.Info) {
-	if len(s.keys) == 0 {
-		return
+func (w *narinfoWriter) sign(info *narinfo.Info) {
+	for _, k := range w.keys {
+		info.Sign(k)
 	}
-	message := info.Fingerprint()
-	sum := fingerprint(sha256.Sum256(message))
-	sigs, ok := s.recall(sum)
-	if !ok {
-		for _, k := range s.keys {
-			sigs = append(sigs, k.Sign(message))
-		}
-		s.remember(sum, sigs)
-	}
-	info.AddSignatures(sigs...)
 }
 
-func (s *signer) recall(sum fingerprint) ([]signing.Signature, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if sigs, ok := s.young[sum]; ok {
-		return sigs, true
+// text answers with the signed narinfo.
+func (w *narinfoWriter) text(info *narinfo.Info) (*content, error) {
+	hash := info.StorePath.HashPart()
+	if known := w.recall(hash); known != nil && known.unsigned.Equal(info) {
+		c := *known.content
+		return &c, nil
 	}
-	sigs, ok := s.old[sum]
-	if ok {
-		s.put(sum, sigs)
+	written := &writtenNarinfo{unsigned: info.Clone()}
+	w.sign(info)
+	b, err := info.MarshalText()
+	if err != nil {
+		return nil, fmt.Errorf("httpcache: %w", err)
 	}
-	return sigs, ok
+	written.content = text(mimeNarinfo, cacheAnHour, b)
+	w.mu.Lock()
+	w.put(hash, written)
+	w.mu.Unlock()
+	c := *written.content
+	return &c, nil
 }
 
-func (s *signer) remember(sum fingerprint, sigs []signing.Signature) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.put(sum, sigs)
+func (w *narinfoWriter) recall(hash narinfo.HashPart) *writtenNarinfo {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if known := w.young[hash]; known != nil {
+		return known
+	}
+	known := w.old[hash]
+	if known != nil {
+		w.put(hash, known)
+	}
+	return known
 }
 
 // put stores into the young generation, which becomes the old one when it is full. The caller holds mu.
-func (s *signer) put(sum fingerprint, sigs []signing.Signature) {
-	if s.young == nil || len(s.young) >= maxSigned {
-		s.young, s.old = make(map[fingerprint][]signing.Signature), s.young
+func (w *narinfoWriter) put(hash narinfo.HashPart, written *writtenNarinfo) {
+	if w.young == nil || len(w.young) >= maxTexts {
+		w.young, w.old = make(map[narinfo.HashPart]*writtenNarinfo), w.young
 	}
-	s.young[sum] = sigs
+	w.young[hash] = written
 }

@@ -3,6 +3,7 @@ package httpcache
 import (
 	"errors"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -17,14 +18,30 @@ const stallPiece = 256 << 10
 // It keeps the response's ReadFrom for files, so that the kernel may copy them.
 type bodyWriter struct {
 	w       http.ResponseWriter
-	rc      *http.ResponseController
-	stall   time.Duration
+	rc      *http.ResponseController // nil if stall is 0 from the start
+	stall   time.Duration            // 0: not our business
+	piece   int                      // how much is written under one deadline
 	until   time.Time // the deadline that is set
 	written int64
 	failed  error // the first error of the client's side
 }
 
 var _ io.ReaderFrom = (*bodyWriter)(nil)
+
+// staller is a ResponseWriter that cuts a client off by itself which does not take the next 256 KiB in time.
+type staller interface{ SetWriteStall(d time.Duration) }
+
+// newBodyWriter leaves it to w to cut clients off, if w is able to.
+func newBodyWriter(w http.ResponseWriter, stall time.Duration) bodyWriter {
+	b := bodyWriter{w: w, stall: stall, piece: stallPiece}
+	if s, ok := w.(staller); ok {
+		s.SetWriteStall(max(stall, 0))
+		b.stall, b.piece = 0, math.MaxInt
+		return b
+	}
+	b.rc = http.NewResponseController(w)
+	return b
+}
 
 // extend moves the deadline on. Moving it for every small write would cost more than the writes.
 func (b *bodyWriter) extend() {
@@ -57,7 +74,7 @@ func (b *bodyWriter) Write(p []byte) (n int, err error) {
 	for err == nil && n < len(p) {
 		var m int
 		b.extend()
-		m, err = b.w.Write(p[n:min(len(p), n+stallPiece)])
+		m, err = b.w.Write(p[n:][:min(len(p)-n, b.piece)])
 		n += m
 		b.written += int64(m)
 	}
@@ -79,7 +96,7 @@ func (b *bodyWriter) ReadFrom(r io.Reader) (n int64, err error) {
 		return io.CopyBuffer(onlyWriter{b}, onlyReader{r}, make([]byte, min(stallPiece, 32<<10)))
 	}
 	for limited.N > 0 {
-		piece := io.LimitedReader{R: limited.R, N: min(limited.N, stallPiece)}
+		piece := io.LimitedReader{R: limited.R, N: min(limited.N, int64(b.piece))}
 		size := piece.N
 		b.extend()
 		m, err := to.ReadFrom(&piece)

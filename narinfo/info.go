@@ -78,6 +78,14 @@ func (i *Info) Clone() *Info {
 	return &c
 }
 
+// Equal reports whether two say the same; nil and empty slices are alike.
+func (i *Info) Equal(j *Info) bool {
+	return i.StorePath == j.StorePath && i.URL == j.URL && i.Compression == j.Compression &&
+		i.FileHash == j.FileHash && i.FileSize == j.FileSize && i.NarHash == j.NarHash && i.NarSize == j.NarSize &&
+		slices.Equal(i.References, j.References) && i.Deriver == j.Deriver && i.System == j.System &&
+		slices.Equal(i.Signatures, j.Signatures) && i.CA == j.CA && slices.Equal(i.Extra, j.Extra)
+}
+
 // Fingerprint returns what signatures sign: "1;PATH;sha256:BASE32;SIZE;REF,REF", all paths whole.
 // It covers StorePath, NarHash, NarSize and References, which must be set and sorted as their comments say.
 // Nothing else is covered: URL, Compression, Deriver and CA are anybody's claim.

@@ -332,3 +332,14 @@ func TestParseAllocatesLittle(t *testing.T) {
 		require.LessOrEqual(t, r.AllocsPerOp(), int64(5))
 	}
 }
+
+func TestEqualSeesEachField(t *testing.T) {
+	info, same := parse(t, full), parse(t, full)
+	require.True(t, info.Equal(same))
+	for n := range reflect.TypeFor[narinfo.Info]().NumField() {
+		other := parse(t, full)
+		reflect.ValueOf(other).Elem().Field(n).SetZero()
+		require.False(t, info.Equal(other), reflect.TypeFor[narinfo.Info]().Field(n).Name)
+		require.False(t, other.Equal(info), reflect.TypeFor[narinfo.Info]().Field(n).Name)
+	}
+}

@@ -42,9 +42,9 @@ func (s *server) drain(signals <-chan os.Signal) {
 	ctx, cancel := context.WithTimeoutCause(context.Background(), timeout, errors.New("drain timeout"))
 	defer cancel()
 	done := make(chan error, 1)
-	go func() { done <- s.http.Shutdown(ctx) }()
+	go func() { done <- s.plain.Shutdown(ctx) }()
 	if s.awaitDrain(done, signals, cancel) != nil {
-		_ = s.http.Close()
+		_ = s.plain.Close()
 		s.awaitIdle(cutGrace)
 	}
 	s.log.Info("stopped")

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/voidnxlab/nixtrap/httpcache"
+	"github.com/voidnxlab/nixtrap/internal/plainhttp"
 	"github.com/voidnxlab/nixtrap/signing"
 )
 
@@ -37,6 +38,7 @@ type server struct {
 	traffic *traffic
 	started time.Time
 	http    *http.Server
+	plain   plainhttp.Server // in front of http on all but TLS
 	admin   *http.Server
 	reload  func() // reads certificates again
 }
@@ -129,6 +131,7 @@ func (s *server) build(p *process, l listening) error {
 	}
 	s.reload = reload
 	s.http = s.newHTTPServer(s.traffic.count(cache), tlsConfig)
+	s.plain.HTTP = s.http
 	s.admin = s.newHTTPServer(s.adminHandler(cache), nil)
 
 	url := s.announce(l.cache, keys)
@@ -192,10 +195,10 @@ func (s *server) run(ctx context.Context, l listening) error {
 	var group errgroup.Group
 	failed := make(chan struct{}, 1)
 	for _, listener := range l.cache {
-		group.Go(func() error { return s.serveOn(s.http, listener, failed) })
+		group.Go(func() error { return told(failed, s.serveCache(listener)) })
 	}
 	for _, listener := range l.admin {
-		group.Go(func() error { return s.serveOn(s.admin, listener, failed) })
+		group.Go(func() error { return told(failed, s.admin.Serve(listener)) })
 	}
 	petting, stopPetting := context.WithCancel(context.WithoutCancel(ctx))
 	group.Go(func() error { return watchdog(petting, s.log, s.http.Handler) })
@@ -208,14 +211,16 @@ func (s *server) run(ctx context.Context, l listening) error {
 	return group.Wait()
 }
 
-// serveOn speaks TLS on TCP if there is a certificate; unix sockets are for proxies on this machine, and plain.
-func (s *server) serveOn(h *http.Server, l net.Listener, failed chan struct{}) error {
-	var err error
-	if h.TLSConfig != nil && l.Addr().Network() == "tcp" {
-		err = h.ServeTLS(l, "", "")
-	} else {
-		err = h.Serve(l)
+// serveCache speaks TLS on TCP if there is a certificate; unix sockets are for proxies on this machine, and plain.
+func (s *server) serveCache(l net.Listener) error {
+	if s.http.TLSConfig != nil && l.Addr().Network() == "tcp" {
+		return s.http.ServeTLS(l, "", "")
 	}
+	return s.plain.Serve(l)
+}
+
+// told passes on why a listener is not served any more, and says that it failed unless it was closed.
+func told(failed chan<- struct{}, err error) error {
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/voidnxlab/nixtrap/narinfo"
 	"github.com/voidnxlab/nixtrap/store"
@@ -19,7 +20,7 @@ func newDaemonSource(socket string) *daemonSource {
 	}, nil)}
 }
 
-func (s *daemonSource) info(ctx context.Context, hash narinfo.HashPart) (*narinfo.Info, error) {
+func (s *daemonSource) info(ctx context.Context, hash narinfo.HashPart, _ time.Duration) (*narinfo.Info, error) {
 	path, err := s.pool.PathFromHashPart(ctx, hash)
 	if err != nil {
 		return nil, err

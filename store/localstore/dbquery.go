@@ -2,9 +2,11 @@ package localstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"zombiezen.com/go/sqlite"
 
@@ -22,7 +24,17 @@ from ValidPaths v where v.path >= ? order by v.path limit 1`
 // dbSource answers from the database of one store directory.
 type dbSource struct {
 	db       *database
+	infos    infoCache
 	storeDir string
+}
+
+func newDBSource(path, storeDir string) *dbSource {
+	return &dbSource{db: newDatabase(path), infos: infoCache{path: path}, storeDir: storeDir}
+}
+
+func (s *dbSource) close() {
+	s.infos.close()
+	s.db.close()
 }
 
 // row is a path as it stands in the database.
@@ -31,7 +43,27 @@ type row struct {
 	narSize                                   int64
 }
 
-func (s *dbSource) info(ctx context.Context, hash narinfo.HashPart) (*narinfo.Info, error) {
+func (s *dbSource) info(ctx context.Context, hash narinfo.HashPart, within time.Duration) (*narinfo.Info, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	info, kept, edition := s.infos.get(hash, within)
+	if !kept {
+		var err error
+		info, err = s.query(ctx, hash)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return nil, err
+		}
+		s.infos.put(hash, info, edition)
+	}
+	if info == nil {
+		return nil, fmt.Errorf("localstore: path with hash part %q: %w", hash, store.ErrNotFound)
+	}
+	return info.Clone(), nil
+}
+
+// query asks the database itself.
+func (s *dbSource) query(ctx context.Context, hash narinfo.HashPart) (*narinfo.Info, error) {
 	prefix := s.storeDir + "/" + string(hash)
 	var r row
 	err := s.db.query(ctx, func(c *sqlite.Conn) error {
@@ -48,7 +80,7 @@ func (s *dbSource) info(ctx context.Context, hash narinfo.HashPart) (*narinfo.In
 		return nil, err
 	}
 	if rest, ok := strings.CutPrefix(r.path, prefix); !ok || !strings.HasPrefix(rest, "-") {
-		return nil, fmt.Errorf("localstore: path with hash part %q: %w", hash, store.ErrNotFound)
+		return nil, store.ErrNotFound
 	}
 	info, err := r.info()
 	if err != nil {

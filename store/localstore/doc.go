@@ -6,7 +6,8 @@
 // # Metadata
 //
 // Nix's database is read directly, beside a running daemon and as any user who may read the file.
-// Each call asks it anew, so a path that was deleted or rebuilt is noticed.
+// What it says of a path is kept until anybody commits anything to it, which is looked for once a millisecond,
+// so a path that was deleted or rebuilt is noticed.
 // Nothing is ever written to Nix's folders, nor left in them, as root neither.
 // How a database is opened depends on what lies beside it:
 //

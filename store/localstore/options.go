@@ -77,6 +77,7 @@ type ages struct {
 	proof time.Duration // a file before it was hashed, for a proof
 	keep  time.Duration // a file before its proof is written to the proof file
 	look  time.Duration // a quarantined path before a lookup has its files looked at
+	info  time.Duration // the database before a lookup asks whether it has changed
 }
 
 // withDefaults returns a complete copy of o.
@@ -111,7 +112,7 @@ func (o *Options) withDefaults() (*Options, error) {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.ages == (ages{}) {
-		c.ages = ages{proof: 2 * time.Second, keep: 2 * time.Minute, look: time.Second}
+		c.ages = ages{proof: 2 * time.Second, keep: 2 * time.Minute, look: time.Second, info: time.Millisecond}
 	}
 	return &c, nil
 }

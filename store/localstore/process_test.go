@@ -180,7 +180,9 @@ func beReader(root string) error {
 	for lines.Scan() {
 		answer, err := "yes", error(nil)
 		if s == nil {
-			s, err = localstore.Open(context.Background(), &localstore.Options{Root: root, NoDaemon: true})
+			o := &localstore.Options{Root: root, NoDaemon: true}
+			localstore.SetAges(o, time.Second, time.Second) // a look-up sees what was committed before it
+			s, err = localstore.Open(context.Background(), o)
 		}
 		if err == nil {
 			_, err = s.Info(context.Background(), narinfo.HashPart(lines.Text()))

@@ -16,7 +16,8 @@ import (
 
 // source is where metadata comes from. Its methods are safe for concurrent use.
 type source interface {
-	info(ctx context.Context, hash narinfo.HashPart) (*narinfo.Info, error)
+	// info returns what was true at some time within the given one before now; 0 is now.
+	info(ctx context.Context, hash narinfo.HashPart, within time.Duration) (*narinfo.Info, error)
 	// page returns the next paths of a list behind after, in order, and whether there may be more.
 	page(ctx context.Context, l pathList, key, after narinfo.StorePath) (paths []narinfo.StorePath, more bool, err error)
 	// since returns paths that were registered after number id, and the last one's number; none is the end.
@@ -49,7 +50,7 @@ type sources struct {
 func newSources(o *Options) *sources {
 	s := &sources{log: o.Logger}
 	if !o.NoDatabase {
-		s.db = &dbSource{db: newDatabase(databasePath(o)), storeDir: o.StoreDir}
+		s.db = newDBSource(databasePath(o), o.StoreDir)
 	}
 	if !o.NoDaemon {
 		s.daemon = newDaemonSource(o.DaemonSocket)
@@ -59,7 +60,7 @@ func newSources(o *Options) *sources {
 
 func (s *sources) close() {
 	if s.db != nil {
-		s.db.db.close()
+		s.db.close()
 	}
 	if s.daemon != nil {
 		_ = s.daemon.pool.Close()
@@ -129,7 +130,7 @@ func (s *sources) probe(ctx context.Context) error {
 			_, err := d.pool.Peer(ctx)
 			return struct{}{}, err
 		}
-		_, err := src.info(ctx, "00000000000000000000000000000000")
+		_, err := src.info(ctx, "00000000000000000000000000000000", 0)
 		if errors.Is(err, store.ErrNotFound) {
 			err = nil
 		}

@@ -98,9 +98,11 @@ func databasePath(o *Options) string { return filepath.Join(o.StateDir, "db/db.s
 // StoreDir returns the directory in the store's paths.
 func (s *Store) StoreDir() string { return s.options.StoreDir }
 
-// Info asks the database, each time. A quarantined path is [store.ErrNotFound].
+// Info returns what the database says, or said within the last millisecond. A quarantined path is [store.ErrNotFound].
 func (s *Store) Info(ctx context.Context, hash narinfo.HashPart) (*narinfo.Info, error) {
-	info, err := ask(ctx, s.sources, func(src source) (*narinfo.Info, error) { return src.info(ctx, hash) })
+	info, err := ask(ctx, s.sources, func(src source) (*narinfo.Info, error) {
+		return src.info(ctx, hash, s.options.ages.info)
+	})
 	if errors.Is(err, store.ErrNotFound) {
 		s.quarantine.forget(hash)
 	}
@@ -196,7 +198,7 @@ func (s *Store) stillValid(ctx context.Context, sub subject) bool {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), busyTimeout)
 	defer cancel()
 	hash := sub.path.HashPart()
-	info, err := ask(ctx, s.sources, func(src source) (*narinfo.Info, error) { return src.info(ctx, hash) })
+	info, err := ask(ctx, s.sources, func(src source) (*narinfo.Info, error) { return src.info(ctx, hash, 0) })
 	if err != nil {
 		return !errors.Is(err, store.ErrNotFound)
 	}
