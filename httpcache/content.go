@@ -129,6 +129,27 @@ func (a *answer) serveBody(c *content, part span, partial bool) error {
 	if err != nil {
 		return err
 	}
+	if p, ok := r.(prefetcher); ok {
+		if _, err := p.Prefetch(); err != nil {
+			return err
+		}
+		a.begin(c, part, partial)
+		n, err := p.WriteTo(&a.body)
+		a.endBody(part.length, n, err)
+		return a.finish()
+	}
+	return a.serveRead(c, r, part, partial)
+}
+
+// prefetcher is a body that reads its beginning by itself before the status line is written, and then writes itself.
+type prefetcher interface {
+	// Prefetch fails where the body can't begin; one that is whole then is proved.
+	Prefetch() (whole bool, err error)
+	io.WriterTo
+}
+
+// serveRead serves a body that must be read to see whether there is one.
+func (a *answer) serveRead(c *content, r io.Reader, part span, partial bool) error {
 	buf := a.h.buffers.Get().(*[firstBlock]byte)
 	defer a.h.buffers.Put(buf)
 	n, ended, err := readFirst(r, buf[:])
@@ -180,8 +201,13 @@ func readFirst(r io.Reader, buf []byte) (n int, ended bool, err error) {
 // rest is how many bytes that must be; negative: unknown.
 func (a *answer) copyRest(r io.Reader, buf *[firstBlock]byte, rest int64) {
 	n, err := copyBody(&a.body, r, buf[:])
-	if err == nil && rest >= 0 && n != rest {
-		err = fmt.Errorf("httpcache: a body's rest of %d bytes has %d: %w", rest, n, store.ErrCorrupt)
+	a.endBody(rest, n, err)
+}
+
+// endBody aborts unless n is what was to be written; negative: unknown.
+func (a *answer) endBody(want, n int64, err error) {
+	if err == nil && want >= 0 && n != want {
+		err = fmt.Errorf("httpcache: %d bytes of a body have %d: %w", want, n, store.ErrCorrupt)
 	}
 	if err != nil {
 		a.abort(err)

@@ -21,7 +21,7 @@ type bodyWriter struct {
 	rc      *http.ResponseController // nil if stall is 0 from the start
 	stall   time.Duration            // 0: not our business
 	piece   int                      // how much is written under one deadline
-	until   time.Time // the deadline that is set
+	until   time.Time                // the deadline that is set
 	written int64
 	failed  error // the first error of the client's side
 }
@@ -111,6 +111,25 @@ func (b *bodyWriter) ReadFrom(r io.Reader) (n int64, err error) {
 		}
 	}
 	return n, nil
+}
+
+// fileSender is a ResponseWriter that has the kernel copy from a file.
+type fileSender interface {
+	SendFile(fd int, offset, n int64) (int64, error)
+}
+
+// SendFile is for stores that write archives out of files; see localstore.FileSender.
+func (b *bodyWriter) SendFile(fd int, offset, n int64) (int64, error) {
+	to, ok := b.w.(fileSender)
+	if !ok {
+		return 0, errors.ErrUnsupported
+	}
+	sent, err := to.SendFile(fd, offset, n)
+	b.written += sent
+	if isNetwork(err) {
+		b.fail(err)
+	}
+	return sent, err
 }
 
 // isNetwork tells the client's faults from the file's, which come out of the same call in the same wrapping.

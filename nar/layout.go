@@ -157,13 +157,18 @@ func (l *Layout) Entry(i int) Header {
 	return h
 }
 
-func (l *Layout) path(i int) string {
-	var names []string
-	for ; i != 0; i = int(l.nodes[i].parent) {
-		names = append(names, l.nodes[i].name())
+func (l *Layout) path(i int) string { return string(l.AppendPath(make([]byte, 0, 128), i)) }
+
+// AppendPath appends node i's path, which is what Entry has as Path.
+func (l *Layout) AppendPath(b []byte, i int) []byte {
+	if i == 0 {
+		return b
 	}
-	slices.Reverse(names)
-	return strings.Join(names, "/")
+	n := &l.nodes[i]
+	if n.parent != 0 {
+		b = append(l.AppendPath(b, int(n.parent)), '/')
+	}
+	return append(b, n.name()...)
 }
 
 // Name returns the last component of node i's path, "" for the root.

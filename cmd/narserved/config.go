@@ -56,6 +56,10 @@ type Config struct {
 	// store. Default: every path in the store.
 	TrustedKey []string `toml:"trusted-key"`
 
+	// MemoryCache is the memory for small files of this machine's store, such as "128MiB" (default) or "0".
+	// Paths that are read again are then served from there; it has no use for a directory.
+	MemoryCache size `toml:"memory-cache"`
+
 	// TLSCert and TLSKey are PEM files with a certificate chain and its key: TCP addresses then speak HTTPS only.
 	// They are read again when they change; a pair that does not fit keeps the old one in use.
 	TLSCert string `toml:"tls-cert"`
@@ -89,13 +93,15 @@ type Config struct {
 const (
 	defaultListen  = "127.0.0.1:5000"
 	systemdSockets = "systemd"
+
+	defaultMemoryCache = 128 << 20
 )
 
 // defaultConfig leaves Listen and StateDir open: their defaults depend on the environment.
 func defaultConfig() *Config {
 	return &Config{
 		Listen: []string{}, Store: "auto", SignKey: []string{}, Priority: httpcache.DefaultPriority, Roots: []string{},
-		TrustedKey: []string{}, ACMEDomain: []string{}, DrainTimeout: 5 * time.Minute, LogFormat: "text", LogLevel: "info",
+		MemoryCache: defaultMemoryCache, TrustedKey: []string{}, ACMEDomain: []string{}, DrainTimeout: 5 * time.Minute, LogFormat: "text", LogLevel: "info",
 	}
 }
 
@@ -110,6 +116,7 @@ func (c *Config) flags(set *flag.FlagSet) {
 	set.IntVar(&c.Priority, "priority", c.Priority, "rank among a client's caches, lowest `N` first")
 	set.Var(&list{values: &c.Roots}, "roots", "serve only the closure of this store `PATH` (repeatable)")
 	set.Var(&list{values: &c.TrustedKey}, "trusted-key", "serve only what this public `KEY` has signed (repeatable)")
+	set.Var(&c.MemoryCache, "memory-cache", "`SIZE` of memory for small files of the store, 0 for none")
 	set.StringVar(&c.TLSCert, "tls-cert", c.TLSCert, "PEM `FILE` with the certificate chain")
 	set.StringVar(&c.TLSKey, "tls-key", c.TLSKey, "PEM `FILE` with the certificate's key")
 	set.Var(&list{values: &c.ACMEDomain}, "acme-domain", "get a certificate for this `HOST` (repeatable)")

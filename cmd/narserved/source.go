@@ -33,7 +33,7 @@ func (c *Config) openSource(ctx context.Context, env environ, log *slog.Logger, 
 	if err != nil {
 		return nil, err
 	}
-	options.Logger, options.ProofFile = log, proofFile
+	options.Logger, options.ProofFile, options.MemoryCache = log, proofFile, int64(c.MemoryCache)
 	local, err := localstore.Open(ctx, options)
 	if errors.Is(err, localstore.ErrNoStore) && isAuto(c.Store) {
 		return c.openOwnDirectory(env, log, err)

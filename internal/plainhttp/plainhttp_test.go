@@ -223,6 +223,54 @@ func converse(t *testing.T, addr string, pieces []string) (answers []string) {
 	}
 }
 
+// sendsFiles is what the writer is on Linux over TCP.
+type sendsFiles interface {
+	SendFile(fd int, offset, n int64) (int64, error)
+}
+
+func TestSendFileSendsAPartOfAFile(t *testing.T) {
+	content := bytes.Repeat([]byte("0123456789"), 1<<18)
+	file := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, os.WriteFile(file, content, 0o600))
+	var sendErr error
+	handler := func(w http.ResponseWriter, r *http.Request) {
+		f, err := os.Open(file)
+		if err != nil {
+			panic(err)
+		}
+		defer f.Close()
+		length := int64(len(content))
+		if r.URL.Path == "/short" {
+			length += 10
+		}
+		w.Header().Set("Content-Length", fmt.Sprint(length))
+		w.WriteHeader(http.StatusOK)
+		_, _ = w.Write(content[:5])
+		_, sendErr = w.(sendsFiles).SendFile(int(f.Fd()), 5, length-6)
+		if sendErr != nil {
+			panic(http.ErrAbortHandler)
+		}
+		_, _ = w.Write(content[len(content)-1:])
+	}
+	s := &plainhttp.Server{HTTP: &http.Server{Handler: http.HandlerFunc(handler)}}
+	addr := serve(t, s.Serve)
+	defer s.Close()
+	r, err := http.Get("http://" + addr + "/")
+	require.NoError(t, err)
+	got, err := io.ReadAll(r.Body)
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(content, got))
+	require.NoError(t, sendErr)
+
+	r, err = http.Get("http://" + addr + "/short")
+	require.NoError(t, err)
+	got, err = io.ReadAll(r.Body)
+	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+	require.True(t, bytes.Equal(content, got))
+	require.NoError(t, s.Shutdown(t.Context()))
+	require.ErrorIs(t, sendErr, io.ErrUnexpectedEOF)
+}
+
 func TestDateIsCurrent(t *testing.T) {
 	s := &plainhttp.Server{HTTP: &http.Server{Handler: newHandler(t)}}
 	addr := serve(t, s.Serve)

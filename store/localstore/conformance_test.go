@@ -20,13 +20,19 @@ func TestConformance(t *testing.T) {
 		m.change(func(w *writer) { w.register(info) })
 		f.Entries = append(f.Entries, storetest.Entry{Info: info, NAR: m.dump(info.StorePath)})
 	}
-	storetest.Test(t, func(t *testing.T) storetest.Fixture {
-		s, err := localstore.Open(t.Context(), m.options())
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { s.Close() })
-		f.Store = s
-		return f
-	})
+	for name, memory := range map[string]int64{"from files": 0, "from memory": 64 << 20} {
+		t.Run(name, func(t *testing.T) {
+			storetest.Test(t, func(t *testing.T) storetest.Fixture {
+				o := m.options()
+				o.MemoryCache = memory
+				s, err := localstore.Open(t.Context(), o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { s.Close() })
+				f.Store = s
+				return f
+			})
+		})
+	}
 }

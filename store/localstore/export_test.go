@@ -7,3 +7,10 @@ import "time"
 func SetAges(o *Options, proof, keep time.Duration) {
 	o.ages = ages{proof: proof, keep: keep, look: 20 * time.Millisecond}
 }
+
+// MemoryUsed returns what the memory cache takes, with what its readers still hold.
+func (s *Store) MemoryUsed() int64 {
+	s.memory.mu.Lock()
+	defer s.memory.mu.Unlock()
+	return s.memory.used
+}

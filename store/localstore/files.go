@@ -27,6 +27,7 @@ type fileReader struct {
 	last   int
 	exact  bool // all of them were as expected, when opened and when closed
 	name   string
+	path   []byte // room for one
 	opened nar.FileID
 }
 
@@ -75,7 +76,8 @@ func (f *fileReader) locate(i int) (dir int, name string) {
 	if f.dir == none {
 		return unix.AT_FDCWD, f.real
 	}
-	return f.dir, f.layout.Entry(i).Path
+	f.path = f.layout.AppendPath(f.path[:0], i)
+	return f.dir, string(f.path)
 }
 
 // open opens a regular file, and returns its identity.
@@ -105,7 +107,7 @@ func (f *fileReader) open(i int) (id nar.FileID, err error) {
 	if f.first == none {
 		f.first = i
 	}
-	f.last = i
+	f.last = max(f.last, i)
 	return id, nil
 }
 
@@ -125,6 +127,21 @@ func (f *fileReader) read(b []byte, offset int64) (int, error) {
 	}
 }
 
+// readWhole reads all of a file.
+func (f *fileReader) readWhole(i int, b []byte) error {
+	if _, err := f.open(i); err != nil {
+		return err
+	}
+	for at := 0; at < len(b); {
+		n, err := f.read(b[at:], int64(at))
+		if err != nil {
+			return err
+		}
+		at += n
+	}
+	return nil
+}
+
 // close closes the open file, and returns its identity at that moment.
 func (f *fileReader) close() (id nar.FileID, err error) {
 	var st unix.Stat_t
@@ -139,6 +156,9 @@ func (f *fileReader) close() (id nar.FileID, err error) {
 	}
 	return id, nil
 }
+
+// expectAll makes unchanged compare all files, whether they were opened or not.
+func (f *fileReader) expectAll() { f.first, f.last = 0, len(f.ids)-1 }
 
 // unchanged compares all files from the first to the last that were opened with what is expected.
 // For a whole archive these are all that have content.

@@ -19,16 +19,20 @@ import (
 	"github.com/voidnxlab/nixtrap/store"
 )
 
-// object is what a walk of a path's files found. It does not change, the two flags excepted.
+// object is what a walk of a path's files found. It does not change, the flags excepted.
 type object struct {
 	subject
 	root   stamp // of the path itself, before the walk
 	layout *nar.Layout
 	ids    []nar.FileID // one a node; zero for all but regular files
+	large  []int        // the nodes of files that are never kept in memory, in order
 	sum    proofSum
 	newest int64       // the files' latest change, in nanoseconds since 1970
 	proved atomic.Bool // these files hash to narHash
 	kept   atomic.Bool // and the proof file says so
+
+	served      atomic.Int64 // when it was last read as a whole, in nanoseconds since 1970
+	remembering atomic.Bool  // it is being read into memory
 }
 
 // proofSum identifies a layout with the identities of its files, of one path with one NAR hash.
@@ -153,6 +157,9 @@ func (o *object) summarise() {
 			h.Write(b)
 		}
 		o.newest = max(o.newest, id.Ctime, id.Mtime)
+		if id.Size > smallFile {
+			o.large = append(o.large, i)
+		}
 	}
 	h.Sum(o.sum[:0])
 }
@@ -183,7 +190,8 @@ func statPath(path string) (s stamp, present bool, err error) {
 
 // objects is a cache of proved objects, least recently used out first. It is safe for concurrent use.
 type objects struct {
-	limit int64 // bytes
+	limit   int64 // bytes
+	dropped func(*object)
 
 	mu      sync.Mutex // guards all below
 	used    int64
@@ -191,8 +199,8 @@ type objects struct {
 	entries map[objectKey]*list.Element
 }
 
-func newObjects(limit int64) *objects {
-	return &objects{limit: limit, entries: make(map[objectKey]*list.Element)}
+func newObjects(limit int64, dropped func(*object)) *objects {
+	return &objects{limit: limit, dropped: dropped, entries: make(map[objectKey]*list.Element)}
 }
 
 func (c *objects) get(key objectKey) *object {
@@ -236,4 +244,5 @@ func (c *objects) drop(e *list.Element) {
 	o := c.order.Remove(e).(*object)
 	delete(c.entries, o.key())
 	c.used -= o.memory()
+	c.dropped(o)
 }

@@ -54,6 +54,10 @@ type Options struct {
 	// A path takes some 200 bytes a file.
 	LayoutCache int64
 
+	// MemoryCache bounds the memory for files of up to 256 KiB of proved paths that were read as a whole, in bytes, and
+	// so spares their opening; 0 is none. A path is kept whole but for its larger files, or not at all.
+	MemoryCache int64
+
 	// Logger receives alarms (Error), the source of metadata and its changes (Info). nil discards them.
 	Logger *slog.Logger
 
@@ -70,6 +74,9 @@ type Trace struct {
 
 	// Hashed is called after a whole path was hashed; err is nil if it is what the database promises.
 	Hashed func(path narinfo.StorePath, narSize int64, err error)
+
+	// Remembered is called after a path was read into memory; size is what it takes there, in bytes.
+	Remembered func(path narinfo.StorePath, size int64)
 }
 
 // ages are how long something must have been left alone.

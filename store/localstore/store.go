@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/voidnxlab/nixtrap/nar"
@@ -43,7 +42,8 @@ type Store struct {
 	proofs     *proofBook
 	quarantine quarantine
 	debug      debugIndex
-	buffers    sync.Pool // of *[]byte, bufferSize long
+	memory     *memory
+	buffers    buffers
 	background background
 }
 
@@ -59,9 +59,9 @@ func Open(ctx context.Context, o *Options) (*Store, error) {
 		options: *options,
 		log:     options.Logger,
 		sources: newSources(options),
-		objects: newObjects(options.LayoutCache),
-		buffers: sync.Pool{New: func() any { b := make([]byte, bufferSize); return &b }},
+		memory:  newMemory(options.MemoryCache),
 	}
+	s.objects = newObjects(options.LayoutCache, s.memory.drop)
 	s.background.init()
 	if err := s.open(ctx); err != nil {
 		_ = s.Close()
@@ -87,6 +87,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 func (s *Store) Close() error {
 	s.background.stop()
 	s.sources.close()
+	s.memory.close()
 	if s.proofs == nil {
 		return nil
 	}
@@ -116,7 +117,7 @@ func (s *Store) Info(ctx context.Context, hash narinfo.HashPart) (*narinfo.Info,
 }
 
 // Open returns the path's NAR. The reader is an io.WriterTo, which is the fastest way to copy it.
-// It holds about 256 KiB of memory and two descriptors, and reads no more once ctx has ended.
+// It holds up to 1 MiB of memory and two descriptors, and reads no more once ctx has ended.
 func (s *Store) Open(ctx context.Context, info *narinfo.Info) (io.ReadCloser, error) {
 	o, err := s.object(ctx, s.subject(info))
 	if err != nil {

@@ -16,9 +16,11 @@ import (
 )
 
 const (
-	bufferSize = 256 << 10
 	// A chunk ends early rather than begin a read of less than this, unless that is all there is.
 	leastRead = 64 << 10
+	// Runs of at least this much in memory are handed out as they are, in pieces of at most that much.
+	leastRun = 16 << 10
+	mostRun  = 2 << 20
 )
 
 // errWrongHash reports that a whole path was hashed, unchanged, and is not what the database promises.
@@ -45,9 +47,13 @@ type stream struct {
 	start time.Time // of the hashing
 	quiet bool      // the pass is an examination: it blames nobody
 
-	buf *[]byte // from the store's pool
-	out []byte  // the part of it that is to be handed out
-	err error   // sticky
+	kept    *kept     // what is in memory of a proved path; nil if nothing is
+	looking time.Time // when this reader took it on to compare all of its files; zero if it did not
+
+	buf  *[]byte // from the store's pool; nil until it is needed
+	out  []byte  // what is to be handed out next
+	err  error   // sticky
+	shut bool
 }
 
 var _ io.WriterTo = (*stream)(nil)
@@ -71,9 +77,38 @@ func (s *Store) newStream(ctx context.Context, o *object, offset, length int64) 
 		s.condemn(o.subject, proofSum{}, "files missing")
 		return nil, fmt.Errorf("localstore: path %q: files missing: %w (%w)", o.path, store.ErrNotFound, store.ErrCorrupt)
 	}
-	r.next, r.stop = iter.Pull(o.layout.Segments(r.pos, r.end-r.pos))
-	r.buf = s.buffers.Get().(*[]byte)
+	r.next, r.stop = iter.Pull(r.segments())
 	return r, nil
+}
+
+// segments is where the region's bytes are.
+func (r *stream) segments() iter.Seq[nar.Segment] {
+	if r.hash == nil {
+		r.kept = r.s.memory.acquire(r.o)
+	}
+	if r.kept == nil {
+		return r.o.layout.Segments(r.pos, r.end-r.pos)
+	}
+	if now := time.Now(); r.kept.due(now) {
+		r.looking = now
+		r.files.expectAll()
+	}
+	return func(yield func(nar.Segment) bool) { r.kept.segments(r.pos, r.end-r.pos, yield) }
+}
+
+// Prefetch reads on until there is something to hand out, and so finds most of what may be wrong.
+// It reports whether that is all there is: then it is proved.
+func (r *stream) Prefetch() (whole bool, err error) {
+	if len(r.out) == 0 && r.err == nil {
+		r.out = r.chunk()
+	}
+	if errors.Is(r.err, io.EOF) {
+		return true, nil
+	}
+	if r.err == nil && r.hash == nil && r.seg.Bytes == nil && r.seg.Length > 0 {
+		r.err = r.ensureOpen() // what follows may be up to send
+	}
+	return false, r.err
 }
 
 // Read copies out of the chunk that was read last.
@@ -91,9 +126,17 @@ func (r *stream) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// WriteTo writes chunks of up to 256 KiB straight from the buffer they are read into.
+// WriteTo writes chunks of up to 1 MiB straight from the buffer they are read into, what is in memory from there, and
+// large files, where w is a [FileSender], by the kernel.
 func (r *stream) WriteTo(w io.Writer) (written int64, err error) {
+	sender, _ := w.(FileSender)
 	for {
+		if n, err := r.send(sender); n > 0 || err != nil {
+			written += n
+			if err != nil {
+				return written, err
+			}
+		}
 		if len(r.out) == 0 {
 			if r.out = r.chunk(); len(r.out) == 0 {
 				break
@@ -115,15 +158,60 @@ func (r *stream) WriteTo(w io.Writer) (written int64, err error) {
 	return written, r.err
 }
 
+// FileSender is a writer that can have the kernel copy from a file.
+type FileSender interface {
+	// SendFile writes n bytes of the file with descriptor fd from offset on, and returns how many were written.
+	// Fewer come with an error: [errors.ErrUnsupported] where this cannot be done, io.ErrUnexpectedEOF where the file
+	// ends before.
+	SendFile(fd int, offset, n int64) (int64, error)
+}
+
+// leastSend is how much of a file must be left for the kernel to copy it: below it the copy through a buffer, together
+// with what surrounds the file, costs less.
+const leastSend = 256 << 10
+
+// send has the kernel copy the rest of the current file, if it is the next thing to go out.
+// The window's last byte is left: it goes when all is found unchanged.
+func (r *stream) send(w FileSender) (n int64, err error) {
+	if w == nil || r.hash != nil || len(r.out) > 0 || r.err != nil || r.seg.Bytes != nil {
+		return 0, nil
+	}
+	size := min(r.seg.Length, r.to-r.pos-1)
+	if size < leastSend {
+		return 0, nil
+	}
+	if r.err = r.ensureOpen(); r.err != nil {
+		return 0, nil
+	}
+	n, err = w.SendFile(r.files.fd, r.seg.Offset, size)
+	r.pos += n
+	switch {
+	case errors.Is(err, errors.ErrUnsupported) && n == 0:
+		return 0, nil
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		r.err = r.trouble(errTruncated)
+		return n, nil
+	case err != nil:
+		return n, err
+	}
+	r.err = r.advance(n)
+	return n, nil
+}
+
 // Close releases what the stream holds. A second Close does nothing.
 func (r *stream) Close() error {
-	if r.buf == nil {
+	if r.shut {
 		return nil
 	}
+	r.shut, r.out = true, nil
 	r.stop()
 	r.files.end()
-	r.s.buffers.Put(r.buf)
-	r.buf, r.out = nil, nil
+	if r.buf != nil {
+		r.s.buffers.put(r.buf)
+	}
+	if r.kept != nil {
+		r.s.memory.release(r.kept)
+	}
 	r.err = errors.New("localstore: read of a closed archive")
 	return nil
 }
@@ -132,6 +220,15 @@ func (r *stream) Close() error {
 func (r *stream) chunk() []byte {
 	if r.err != nil {
 		return nil
+	}
+	if b := r.run(); b != nil {
+		if r.pos == r.to {
+			return r.last(b)
+		}
+		return b
+	}
+	if r.buf == nil {
+		r.buf = r.s.buffers.get()
 	}
 	for {
 		at := r.pos
@@ -149,6 +246,24 @@ func (r *stream) chunk() []byte {
 			return b
 		}
 	}
+}
+
+// run returns the next bytes as they lie in memory, nil where they do not, or where there are few.
+func (r *stream) run() []byte {
+	if r.kept == nil || r.ctx.Err() != nil {
+		return nil
+	}
+	if r.seg.Length == 0 {
+		r.seg, _ = r.next()
+	}
+	if len(r.seg.Bytes) == 0 || len(r.seg.Bytes) < leastRun && r.seg.Length != r.to-r.pos {
+		return nil
+	}
+	b := r.seg.Bytes[:min(len(r.seg.Bytes), mostRun)]
+	r.seg.Bytes = r.seg.Bytes[len(b):]
+	r.seg.Length -= int64(len(b))
+	r.pos += int64(len(b))
+	return b
 }
 
 func clamp(x int64, n int) int64 { return max(0, min(x, int64(n))) }
@@ -171,8 +286,8 @@ func (r *stream) drain() error {
 	if r.pos == r.end {
 		return nil
 	}
-	buf := r.s.buffers.Get().(*[]byte)
-	defer r.s.buffers.Put(buf)
+	buf := r.s.buffers.get()
+	defer r.s.buffers.put(buf)
 	for r.pos < r.end {
 		if _, err := r.fill(*buf); err != nil {
 			return err
@@ -203,6 +318,9 @@ func (r *stream) fill(b []byte) (n int, err error) {
 		if room := len(b) - n; room < leastRead && int64(room) < r.seg.Length {
 			break
 		}
+		if n > 0 && r.hash == nil && r.seg.Length >= leastSend {
+			break // for send
+		}
 		c, err := r.content(b[n:])
 		if err != nil {
 			return 0, err
@@ -218,10 +336,8 @@ func (r *stream) fill(b []byte) (n int, err error) {
 
 // content reads from the current segment's file, and closes it after the segment's last byte.
 func (r *stream) content(b []byte) (int, error) {
-	if !r.files.isOpen() {
-		if err := r.open(r.seg.File); err != nil {
-			return 0, err
-		}
+	if err := r.ensureOpen(); err != nil {
+		return 0, err
 	}
 	if int64(len(b)) > r.seg.Length {
 		b = b[:r.seg.Length]
@@ -230,20 +346,32 @@ func (r *stream) content(b []byte) (int, error) {
 	if err != nil {
 		return 0, r.trouble(err)
 	}
-	r.seg.Offset += int64(n)
-	if r.seg.Length -= int64(n); r.seg.Length > 0 {
-		return n, nil
+	return n, r.advance(int64(n))
+}
+
+func (r *stream) ensureOpen() error {
+	if r.files.isOpen() {
+		return nil
+	}
+	return r.open(r.seg.File)
+}
+
+// advance goes on in the current segment's file by n bytes that were read, and closes it after the last.
+func (r *stream) advance(n int64) error {
+	r.seg.Offset += n
+	if r.seg.Length -= n; r.seg.Length > 0 {
+		return nil
 	}
 	switch now, err := r.files.close(); {
 	case err != nil:
-		return 0, r.trouble(err)
+		return r.trouble(err)
 	case r.hash != nil || now == r.files.ids[r.seg.File]:
-		return n, nil
+		return nil
 	case sameContent(now, r.files.ids[r.seg.File]):
 		r.s.objects.remove(r.o)
-		return 0, corrupt(r.o.path, "a link was made or removed while its file was read")
+		return corrupt(r.o.path, "a link was made or removed while its file was read")
 	}
-	return 0, r.blame(proofSum{}, "changed while it was read")
+	return r.blame(proofSum{}, "changed while it was read")
 }
 
 // open opens a file. Of a proved path it must be the one that the proof is about;
@@ -290,6 +418,12 @@ func (r *stream) finish() error {
 			return r.trouble(err)
 		case !unchanged:
 			return r.blame(proofSum{}, "changed while it was read")
+		}
+		if !r.looking.IsZero() {
+			r.kept.looked.Store(r.looking.UnixNano())
+		}
+		if r.to-r.from == r.o.narSize {
+			r.s.remember(r.o)
 		}
 		return nil
 	}
