@@ -31,9 +31,10 @@ var layers = map[string][]string{
 	"store/bucketstore": {"nar", "narinfo", "signing", "store"},
 	"httpcache":         {"nar", "narinfo", "signing", "store"},
 
-	"internal/memnet":    {},
-	"internal/plainhttp": {},
-	"internal/realnix":   {},
+	"internal/background": {},
+	"internal/memnet":     {},
+	"internal/plainhttp":  {},
+	"internal/realnix":    {},
 
 	"cmd/narserved": {"nar", "narinfo", "signing", "store", "store/localstore", "store/bucketstore", "httpcache"},
 

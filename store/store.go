@@ -110,6 +110,13 @@ type Derivers interface {
 	DerivedPaths(ctx context.Context, drv narinfo.StorePath) iter.Seq2[narinfo.StorePath, error]
 }
 
+// Quarantined is a path that a store has and does not serve, because its content is not what its metadata promises.
+type Quarantined struct {
+	Path   narinfo.StorePath
+	Since  time.Time
+	Reason string // for people
+}
+
 // DebugInfoFinder is a store that can find separate debug files by build id.
 type DebugInfoFinder interface {
 	// DebugInfo returns the path that holds lib/debug/.build-id/XX/YYYY.debug for the build id XXYYYY (lower-case hex),

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/voidnxlab/nixtrap/httpcache"
-	"github.com/voidnxlab/nixtrap/store/localstore"
+	"github.com/voidnxlab/nixtrap/store"
 )
 
 // traffic counts what the server does. It is safe for concurrent use.
@@ -98,7 +98,7 @@ type quarantinedPath struct {
 
 // quarantiner is a store that knows of damaged paths.
 type quarantiner interface {
-	Quarantined() []localstore.Quarantined
+	Quarantined() []store.Quarantined
 }
 
 // adminHandler answers on the listener of its own: /healthz as the cache does, and /status.

@@ -70,7 +70,7 @@ func (s *Store) DebugInfo(ctx context.Context, buildID string) (narinfo.StorePat
 }
 
 func (s *Store) growDebugIndex(ctx context.Context) error {
-	_, err := s.debug.flights.do(ctx, &s.background, struct{}{}, func(ctx context.Context) (none struct{}, err error) {
+	_, err := s.debug.flights.do(ctx, s.background, struct{}{}, func(ctx context.Context) (none struct{}, err error) {
 		for {
 			last, epoch, resting := s.debug.position()
 			if resting {

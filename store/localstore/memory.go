@@ -210,7 +210,7 @@ func (s *Store) remember(o *object) {
 		return
 	}
 	k := s.memory.reserve(o, o.smallBytes(), before)
-	started := k != nil && s.background.start(func(ctx context.Context) {
+	started := k != nil && s.background.Start(func(ctx context.Context) {
 		if k.fill(ctx) == nil && s.objects.get(o.key()) == o {
 			s.memory.add(k)
 			if trace := s.options.Trace; trace != nil && trace.Remembered != nil {

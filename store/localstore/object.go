@@ -58,7 +58,7 @@ func (s *Store) object(ctx context.Context, sub subject) (*object, error) {
 		}
 		s.objects.remove(o)
 	}
-	return s.loads.do(ctx, &s.background, sub.key(), func(ctx context.Context) (*object, error) {
+	return s.loads.do(ctx, s.background, sub.key(), func(ctx context.Context) (*object, error) {
 		return s.load(ctx, sub)
 	})
 }

@@ -12,13 +12,6 @@ import (
 	"github.com/voidnxlab/nixtrap/store"
 )
 
-// Quarantined is a path that is not served because its files are not what Nix's database promises.
-type Quarantined struct {
-	Path   narinfo.StorePath
-	Since  time.Time
-	Reason string // for people
-}
-
 // quarantine is a set of paths. It is safe for concurrent use.
 type quarantine struct {
 	mu    sync.Mutex // guards paths and their entries
@@ -34,15 +27,15 @@ type confined struct {
 	busy   bool // somebody looks just now
 }
 
-// Quarantined returns the paths in quarantine, ordered by path.
-func (s *Store) Quarantined() []Quarantined {
+// Quarantined returns the paths whose files are not what Nix's database promises, ordered by path.
+func (s *Store) Quarantined() []store.Quarantined {
 	s.quarantine.mu.Lock()
 	defer s.quarantine.mu.Unlock()
-	var all []Quarantined
+	var all []store.Quarantined
 	for _, c := range s.quarantine.paths {
-		all = append(all, Quarantined{c.path, c.since, c.reason})
+		all = append(all, store.Quarantined{Path: c.path, Since: c.since, Reason: c.reason})
 	}
-	slices.SortFunc(all, func(a, b Quarantined) int { return strings.Compare(string(a.Path), string(b.Path)) })
+	slices.SortFunc(all, func(a, b store.Quarantined) int { return strings.Compare(string(a.Path), string(b.Path)) })
 	return all
 }
 
@@ -72,7 +65,7 @@ func (s *Store) admit(sub subject) error {
 // lookAgain starts a look at a confined path's files. It is called with the quarantine's mutex held.
 func (s *Store) lookAgain(c *confined) {
 	c.busy = true
-	if !s.background.start(func(ctx context.Context) { s.look(ctx, c) }) {
+	if !s.background.Start(func(ctx context.Context) { s.look(ctx, c) }) {
 		c.busy = false
 	}
 }

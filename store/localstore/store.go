@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/voidnxlab/nixtrap/internal/background"
 	"github.com/voidnxlab/nixtrap/nar"
 	"github.com/voidnxlab/nixtrap/narinfo"
 	"github.com/voidnxlab/nixtrap/store"
@@ -44,7 +45,7 @@ type Store struct {
 	debug      debugIndex
 	memory     *memory
 	buffers    buffers
-	background background
+	background *background.Work
 }
 
 // Open opens a store; nil options mean the machine's own.
@@ -56,13 +57,13 @@ func Open(ctx context.Context, o *Options) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{
-		options: *options,
-		log:     options.Logger,
-		sources: newSources(options),
-		memory:  newMemory(options.MemoryCache),
+		options:    *options,
+		log:        options.Logger,
+		sources:    newSources(options),
+		memory:     newMemory(options.MemoryCache),
+		background: background.New(),
 	}
 	s.objects = newObjects(options.LayoutCache, s.memory.drop)
-	s.background.init()
 	if err := s.open(ctx); err != nil {
 		_ = s.Close()
 		return nil, err
@@ -85,7 +86,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 // Close stops what runs in the background and closes the database. Readers that are open stay usable.
 // A second Close does nothing.
 func (s *Store) Close() error {
-	s.background.stop()
+	s.background.Stop()
 	s.sources.close()
 	s.memory.close()
 	if s.proofs == nil {

@@ -19,7 +19,7 @@ func (s *Store) prove(ctx context.Context, sub subject) (*object, error) {
 	if err != nil || o.proved.Load() {
 		return o, err
 	}
-	return s.proving.do(ctx, &s.background, sub.key(), func(ctx context.Context) (*object, error) {
+	return s.proving.do(ctx, s.background, sub.key(), func(ctx context.Context) (*object, error) {
 		return s.proveNow(ctx, sub)
 	})
 }
