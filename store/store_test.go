@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -99,6 +100,16 @@ func TestAbilitiesOfTheStoreComeFirst(t *testing.T) {
 	require.ErrorIs(t, err, errBoom)
 }
 
+// A NAR that is damaged where its structure is may fail to parse long before its proof fails: what counts is the proof.
+func TestLayoutOfDamagedStructure(t *testing.T) {
+	m, e := one()
+	read := func(ctx context.Context, r io.ReadCloser) io.ReadCloser {
+		return storetest.FailAt(e.Info.NarSize, store.ErrCorrupt)(ctx, storetest.FlipAt(10)(ctx, r))
+	}
+	_, err := store.Layout(t.Context(), &storetest.Faults{Store: m, Read: read}, e.Info)
+	require.ErrorIs(t, err, store.ErrCorrupt)
+}
+
 func TestLayoutReportsFaults(t *testing.T) {
 	m, e := one()
 	for want, read := range map[error]func(context.Context, io.ReadCloser) io.ReadCloser{
@@ -131,6 +142,9 @@ func TestVerify(t *testing.T) {
 	long := e.Info.Clone()
 	long.NarSize--
 	require.ErrorIs(t, store.Verify(t.Context(), m, long), store.ErrCorrupt)
+	long.NarSize = math.MaxInt64
+	failing := &storetest.Faults{Store: m, Read: storetest.FailAt(50, errBoom)}
+	require.ErrorIs(t, store.Verify(t.Context(), failing, long), errBoom, "it is read however large it should be")
 	m.Delete(e.Info.StorePath)
 	require.ErrorIs(t, store.Verify(t.Context(), m, e.Info), store.ErrNotFound)
 }

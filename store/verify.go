@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 
 	"github.com/voidnxlab/nixtrap/narinfo"
 )
@@ -19,7 +20,11 @@ func Verify(ctx context.Context, s Store, info *narinfo.Info) error {
 		return err
 	}
 	h := sha256.New()
-	n, err := io.Copy(h, io.LimitReader(r, info.NarSize+1))
+	limit := info.NarSize
+	if limit < math.MaxInt64 {
+		limit++
+	}
+	n, err := io.Copy(h, io.LimitReader(r, limit))
 	if err := errors.Join(err, r.Close()); err != nil {
 		return fmt.Errorf("store: verifying %q: %w", info.StorePath, err)
 	}
