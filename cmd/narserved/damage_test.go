@@ -14,16 +14,19 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// damages are what may happen to a file of a store path behind the server's back.
+// damages are what may happen to a file behind the server's back.
 var damages = map[string]func(t *testing.T, file string){
 	"one byte changed": func(t *testing.T, file string) {
-		f, err := os.OpenFile(file, os.O_WRONLY, 0)
+		f, err := os.OpenFile(file, os.O_RDWR, 0)
 		require.NoError(t, err)
 		defer f.Close()
-		_, err = f.WriteAt([]byte("X"), 20<<20)
+		var b [1]byte
+		_, err = f.ReadAt(b[:], size(t, file)/2)
+		require.NoError(t, err)
+		_, err = f.WriteAt([]byte{b[0] ^ 1}, size(t, file)/2)
 		require.NoError(t, err)
 	},
-	"truncated": func(t *testing.T, file string) { require.NoError(t, os.Truncate(file, 20<<20)) },
+	"truncated": func(t *testing.T, file string) { require.NoError(t, os.Truncate(file, size(t, file)/2)) },
 	"appended to": func(t *testing.T, file string) {
 		f, err := os.OpenFile(file, os.O_WRONLY|os.O_APPEND, 0)
 		require.NoError(t, err)
@@ -33,9 +36,16 @@ var damages = map[string]func(t *testing.T, file string){
 	},
 	"deleted": func(t *testing.T, file string) { require.NoError(t, os.Remove(file)) },
 	"replaced": func(t *testing.T, file string) {
-		require.NoError(t, os.WriteFile(file+".new", make([]byte, 40<<20), 0o444))
+		require.NoError(t, os.WriteFile(file+".new", make([]byte, size(t, file)), 0o444))
 		require.NoError(t, os.Rename(file+".new", file))
 	},
+}
+
+func size(t *testing.T, file string) int64 {
+	t.Helper()
+	info, err := os.Stat(file)
+	require.NoError(t, err)
+	return info.Size()
 }
 
 // TestDamagedPathNeverYieldsAWrongNAR damages a path before and during a transfer, before and after it was proved.

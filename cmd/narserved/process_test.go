@@ -99,7 +99,7 @@ type bucket struct{ Dir string }
 func newBucket(t *testing.T) *bucket {
 	t.Helper()
 	b := &bucket{t.TempDir()}
-	s, err := bucketstore.Create(b.Dir, narinfo.CacheInfo{WantMassQuery: true})
+	s, err := bucketstore.Create(b.Dir, narinfo.CacheInfo{WantMassQuery: true}, nil)
 	require.NoError(t, err)
 	require.NoError(t, s.Close())
 	require.NoError(t, os.MkdirAll(filepath.Join(b.Dir, "nar"), 0o755))

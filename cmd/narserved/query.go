@@ -146,6 +146,9 @@ func (s *source) find(ctx context.Context, argument string) (*narinfo.Info, erro
 		return nil, err
 	}
 	info, err := s.Info(ctx, hash)
+	if errors.Is(err, store.ErrCorrupt) {
+		return nil, hint(fmt.Errorf("query: %q is damaged: %w", argument, err), "copy it into the store again, or remove it")
+	}
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, hint(fmt.Errorf("query: %q is not in the store", argument), "narserved query search NAME finds paths")
 	}

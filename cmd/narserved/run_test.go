@@ -16,7 +16,7 @@ import (
 // TestCancellingStopsAServer runs a server inside the test, as an embedding program might.
 func TestCancellingStopsAServer(t *testing.T) {
 	dir := t.TempDir()
-	s, err := bucketstore.Create(dir, narinfo.CacheInfo{})
+	s, err := bucketstore.Create(dir, narinfo.CacheInfo{}, nil)
 	require.NoError(t, err)
 	require.NoError(t, s.Close())
 

@@ -27,7 +27,7 @@ type source struct {
 // openSource opens the configured store. The caller closes it. proofFile may be "".
 func (c *Config) openSource(ctx context.Context, env environ, log *slog.Logger, proofFile string) (*source, error) {
 	if rest, ok := strings.CutPrefix(c.Store, "file://"); ok {
-		return openDirectory(c.Store, rest)
+		return openDirectory(c.Store, rest, log)
 	}
 	options, err := localOptions(c.Store, env)
 	if err != nil {
@@ -76,12 +76,12 @@ func localOptions(uri string, env environ) (*localstore.Options, error) {
 }
 
 // openDirectory opens the binary cache that file://REST names.
-func openDirectory(uri, rest string) (*source, error) {
+func openDirectory(uri, rest string, log *slog.Logger) (*source, error) {
 	dir, err := url.PathUnescape(rest)
 	if err != nil || !filepath.IsAbs(dir) {
 		return nil, usageError{hint(fmt.Errorf("store: %q names no absolute path", uri), "write file:///DIR")}
 	}
-	bucket, err := bucketstore.Open(dir)
+	bucket, err := bucketstore.Open(dir, &bucketstore.Options{Logger: log})
 	if err != nil {
 		return nil, hint(err, fmt.Sprintf("fill it first: nix copy --to file://%s PATH", dir))
 	}
@@ -98,7 +98,7 @@ func (c *Config) openOwnDirectory(env environ, log *slog.Logger, why error) (*so
 		return nil, hint(why, "name a store with --store")
 	}
 	dir := filepath.Join(base, "cache")
-	bucket, err := bucketstore.Create(dir, narinfo.CacheInfo{WantMassQuery: true})
+	bucket, err := bucketstore.Create(dir, narinfo.CacheInfo{WantMassQuery: true}, &bucketstore.Options{Logger: log})
 	if err != nil {
 		return nil, hint(err, "name a directory with --store file:///DIR")
 	}

@@ -16,7 +16,7 @@ func main() {
 	if len(os.Args) != 2 {
 		log.Fatal("usage: bucketstore DIR")
 	}
-	cache, err := bucketstore.Open(os.Args[1])
+	cache, err := bucketstore.Open(os.Args[1], nil)
 	if err != nil {
 		log.Fatal(err)
 	}

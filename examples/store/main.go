@@ -22,7 +22,7 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	cache, err := bucketstore.Open(os.Args[1])
+	cache, err := bucketstore.Open(os.Args[1], nil)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -15,124 +15,165 @@ import (
 	"github.com/voidnxlab/nixtrap/store"
 )
 
+// archive is an open file that an archive should be in.
+type archive struct {
+	*os.File
+	name    string        // its key
+	info    *narinfo.Info // whose archive it is; nil: nobody said
+	id      nar.FileID    // when it was opened
+	settled bool          // whether any change since then shows in its identity
+}
+
+// settling is how long what has changed may change again within the same tick of the file system's clock.
+const settling = 2 * time.Second
+
+// openKey opens a regular file under a key of any kind.
+func (s *Store) openKey(name string) (*archive, error) {
+	f, _, err := s.openRegular(name)
+	if err != nil {
+		return nil, err
+	}
+	id, err := nar.FileIDOf(f)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("bucketstore: %w", err), f.Close())
+	}
+	settled := time.Since(time.Unix(0, id.Ctime)) > settling
+	return &archive{File: f, name: name, id: id, settled: settled}, nil
+}
+
+// openInfo opens the file at the narinfo's URL. Where there is none, or one of another size than the narinfo says, the
+// path is put into quarantine.
+func (s *Store) openInfo(info *narinfo.Info) (*archive, error) {
+	a, err := s.openKey(info.URL)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, s.missing(info, &damage{info.URL, reasonAbsent, "no such file"})
+	}
+	if err != nil {
+		return nil, err
+	}
+	if size := storedSize(info); size != 0 && a.id.Size != size {
+		err := s.missing(info, &damage{info.URL, reasonSize, fmt.Sprintf("has %d bytes, not %d", a.id.Size, size)})
+		return nil, errors.Join(err, a.Close())
+	}
+	a.info = info
+	return a, nil
+}
+
+// storedSize is what the archive's file must have, 0 if the narinfo does not tell.
+func storedSize(info *narinfo.Info) int64 {
+	if info.FileSize == 0 && info.Compression == "none" {
+		return info.NarSize
+	}
+	return info.FileSize
+}
+
 // OpenArchive returns the archive's file as it is. The first time, and whenever the file has changed since, it is read
 // in full before: against FileHash, or without that decoded and checked against NarHash.
 func (s *Store) OpenArchive(ctx context.Context, info *narinfo.Info) (*store.File, error) {
-	info, err := s.current(ctx, info)
+	a, err := s.openCurrent(ctx, info)
 	if err != nil {
 		return nil, err
 	}
-	return s.openArchive(ctx, info)
-}
-
-func (s *Store) openArchive(ctx context.Context, info *narinfo.Info) (*store.File, error) {
-	if !info.FileHash.IsZero() && info.FileHash.Type() == narinfo.SHA256 {
-		return s.openProved(ctx, info.URL, info.FileSize, info.FileHash, hashFile(info.URL, info.FileHash))
+	if err := s.prove(ctx, a); err != nil {
+		return nil, errors.Join(err, a.Close())
 	}
-	return s.openProved(ctx, info.URL, info.FileSize, info.NarHash, func(ctx context.Context, f *os.File) error {
-		r, err := newNARReader(ctx, f, info)
-		if err != nil {
-			return err
-		}
-		_, err = io.Copy(io.Discard, r)
-		return errors.Join(err, r.dec.Close())
-	})
+	return s.proved(a), nil
 }
 
-// openProved opens a file that prove, given the file at its beginning, accepts, or has accepted in its present state
-// for the same hash. size is what it must have, 0 for any.
-func (s *Store) openProved(ctx context.Context, name string, size int64, hash narinfo.Hash,
-	prove func(context.Context, *os.File) error,
-) (*store.File, error) {
-	f, st, err := s.openRegular(name)
+// prove reads the archive in full unless it was found right in its present state. It is then at its beginning.
+func (s *Store) prove(ctx context.Context, a *archive) error {
+	if hasFileHash(a.info) {
+		return s.proveOnce(a, a.info.FileHash, func() error { return s.hashFile(ctx, a, a.info.FileHash) })
+	}
+	return s.proveOnce(a, a.info.NarHash, func() error { return s.decode(ctx, a) })
+}
+
+// hasFileHash reports whether there is a FileHash of the kind that Nix writes.
+func hasFileHash(info *narinfo.Info) bool {
+	return !info.FileHash.IsZero() && info.FileHash.Type() == narinfo.SHA256
+}
+
+// proveOnce runs prove, which reads the file from its beginning, unless it has succeeded for this hash and state.
+func (s *Store) proveOnce(a *archive, hash narinfo.Hash, prove func() error) error {
+	if s.proofs.has(proof{a.id, hash}) {
+		return nil
+	}
+	if err := prove(); err != nil {
+		return err
+	}
+	if _, err := a.Seek(0, io.SeekStart); err != nil {
+		return fmt.Errorf("bucketstore: %w", err)
+	}
+	if a.settled {
+		s.proofs.add(proof{a.id, hash})
+	}
+	return nil
+}
+
+// decode reads the whole NAR, which proves itself.
+func (s *Store) decode(ctx context.Context, a *archive) error {
+	r, err := s.newNARReader(ctx, a)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if size != 0 && st.Size() != size {
-		err := fmt.Errorf("bucketstore: %q has %d bytes, not %d: %w", name, st.Size(), size, store.ErrCorrupt)
-		return nil, errors.Join(err, f.Close())
-	}
-	id, err := s.prove(ctx, f, hash, prove)
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	proved := &provedFile{file: f, name: name, id: id}
-	return &store.File{ReadSeekCloser: proved, Size: id.Size, ModTime: time.Unix(0, id.Mtime)}, nil
-}
-
-// prove returns the identity that the file had while it was proved. The file is then at its beginning.
-func (s *Store) prove(ctx context.Context, f *os.File, hash narinfo.Hash,
-	prove func(context.Context, *os.File) error,
-) (nar.FileID, error) {
-	id, err := nar.FileIDOf(f)
-	if err != nil || s.proofs.has(proof{id, hash}) {
-		return id, err
-	}
-	if err := prove(ctx, f); err != nil {
-		return id, err
-	}
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return id, err
-	}
-	// What changed just now may change again within the same tick of the clock: such a proof is good for once.
-	if time.Since(time.Unix(0, id.Ctime)) > 2*time.Second {
-		s.proofs.add(proof{id, hash})
-	}
-	return id, nil
+	_, err = io.Copy(io.Discard, r)
+	return errors.Join(err, r.dec.Close())
 }
 
 // hashFile proves that a whole file has a SHA-256.
-func hashFile(name string, want narinfo.Hash) func(context.Context, *os.File) error {
-	return func(ctx context.Context, f *os.File) error {
-		h := sha256.New()
-		buf := make([]byte, 256<<10)
-		for {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			n, err := f.Read(buf)
-			h.Write(buf[:n])
-			if errors.Is(err, io.EOF) {
-				break
-			}
-			if err != nil {
-				return fmt.Errorf("bucketstore: %w", err)
-			}
+func (s *Store) hashFile(ctx context.Context, a *archive, want narinfo.Hash) error {
+	h := sha256.New()
+	buf := make([]byte, 256<<10)
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
 		}
-		if got, err := narinfo.NewHash(narinfo.SHA256, h.Sum(nil)); err != nil || got != want {
-			return fmt.Errorf("bucketstore: %q hashes to %s, not %s: %w", name, got, want, store.ErrCorrupt)
+		n, err := a.Read(buf)
+		h.Write(buf[:n])
+		if errors.Is(err, io.EOF) {
+			break
 		}
-		return nil
+		if err != nil {
+			return fmt.Errorf("bucketstore: %w", err)
+		}
 	}
+	if got, err := narinfo.NewHash(narinfo.SHA256, h.Sum(nil)); err != nil || got != want {
+		return s.blame(a, reasonContent, "the file hashes to %s, not %s", got, want)
+	}
+	return nil
+}
+
+// proved takes over a, which was proved and is at its beginning.
+func (s *Store) proved(a *archive) *store.File {
+	return &store.File{ReadSeekCloser: &provedFile{a, s}, Size: a.id.Size, ModTime: time.Unix(0, a.id.Mtime)}
 }
 
 // provedFile lets bytes go only while the file is what was proved.
 type provedFile struct {
-	file *os.File
-	name string
-	id   nar.FileID
+	archive *archive
+	store   *Store
 }
 
 // Read implements io.Reader.
 func (p *provedFile) Read(b []byte) (int, error) {
-	n, err := p.file.Read(b)
-	id, statErr := nar.FileIDOf(p.file)
+	n, err := p.archive.Read(b)
+	id, statErr := nar.FileIDOf(p.archive.File)
 	if statErr != nil {
 		return 0, fmt.Errorf("bucketstore: %w", statErr)
 	}
-	if id != p.id {
-		return 0, fmt.Errorf("bucketstore: %q changed while it was read: %w", p.name, store.ErrCorrupt)
+	if id != p.archive.id {
+		return 0, p.store.blame(p.archive, reasonChanged, "changed while it was read")
 	}
 	return n, err
 }
 
 // Seek implements io.Seeker.
 func (p *provedFile) Seek(offset int64, whence int) (int64, error) {
-	return p.file.Seek(offset, whence)
+	return p.archive.Seek(offset, whence)
 }
 
 // Close implements io.Closer.
-func (p *provedFile) Close() error { return p.file.Close() }
+func (p *provedFile) Close() error { return p.archive.Close() }
 
 // proof says that a file in this state has this hash, or decodes to it.
 type proof struct {
@@ -170,4 +211,11 @@ func (p *proofs) add(q proof) {
 		delete(p.set, other)
 	}
 	p.set[q] = struct{}{}
+}
+
+// forget drops a proof that reading has refuted: a disk may go bad under a file that nobody wrote to.
+func (p *proofs) forget(q proof) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.set, q)
 }

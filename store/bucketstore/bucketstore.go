@@ -30,6 +30,15 @@
 // No symlink leads out of the directory. What is neither a file nor a link to one is not found, and named pipes do not
 // block.
 //
+// # Quarantine
+//
+// A path is in quarantine if its archive is absent or has not the promised size, which each look-up sees, or if reading
+// it showed that its content is wrong or changed meanwhile. All about it is then [store.ErrNotFound].
+// Look-ups see to it that the archive is read again, in the background and both hashes, when its identity or what the
+// narinfo says of it has changed; where it is right the path is served again. That is once for each change, but not
+// before a second has passed, and once a second more while the archive's last change is less than two seconds past.
+// The logger is told of each path that goes into quarantine, once for each reason, and of each that comes out.
+//
 // # Limits
 //
 // A narinfo has at most [narinfo.MaxSize] bytes, a realisation 1 MiB.
@@ -46,6 +55,7 @@ import (
 	"os"
 	"syscall"
 
+	"github.com/voidnxlab/nixtrap/internal/background"
 	"github.com/voidnxlab/nixtrap/narinfo"
 	"github.com/voidnxlab/nixtrap/store"
 )
@@ -54,9 +64,11 @@ const cacheInfoName = "nix-cache-info"
 
 // Store is a binary cache in a directory. Safe for concurrent use.
 type Store struct {
-	root      *os.Root
-	cacheInfo narinfo.CacheInfo
-	proofs    proofs
+	root       *os.Root
+	cacheInfo  narinfo.CacheInfo
+	proofs     proofs
+	quarantine quarantine
+	background *background.Work
 }
 
 var (
@@ -70,13 +82,15 @@ var (
 )
 
 // Open opens the binary cache in dir. A directory without nix-cache-info is an error.
-// The caller closes the store when nothing is read from it any more.
-func Open(dir string) (*Store, error) {
+// nil options mean the zero value. The caller closes the store when nothing is read from it any more.
+func Open(dir string, o *Options) (*Store, error) {
+	options := o.withDefaults()
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, fmt.Errorf("bucketstore: %w", err)
 	}
-	s := &Store{root: root}
+	s := &Store{root: root, background: background.New()}
+	s.quarantine.log, s.quarantine.every = options.Logger, options.look
 	if err := s.readCacheInfo(); err != nil {
 		return nil, errors.Join(fmt.Errorf("bucketstore: %q: %w", dir, err), root.Close())
 	}
@@ -102,8 +116,12 @@ func (s *Store) readCacheInfo() error {
 	return nil
 }
 
-// Close closes the directory. Readers that are still open stay usable.
-func (s *Store) Close() error { return s.root.Close() }
+// Close closes the directory, and stops reading archives that may be right again.
+// Readers that are still open stay usable.
+func (s *Store) Close() error {
+	s.background.Stop()
+	return s.root.Close()
+}
 
 // CacheInfo returns what nix-cache-info said when the store was opened, with StoreDir filled in.
 func (s *Store) CacheInfo() narinfo.CacheInfo { return s.cacheInfo }
@@ -111,11 +129,58 @@ func (s *Store) CacheInfo() narinfo.CacheInfo { return s.cacheInfo }
 // StoreDir returns the directory in the store's paths, "/nix/store" for most.
 func (s *Store) StoreDir() string { return s.cacheInfo.StoreDir }
 
-// Info reads a narinfo file. One that is malformed or about another path is [store.ErrCorrupt].
+// Info reads a narinfo file, and opens the archive that it names without reading it.
+// A narinfo that is malformed or about another path is [store.ErrCorrupt].
+// A path in quarantine (see the package comment) is [store.ErrNotFound], and [store.ErrCorrupt] too where this call put
+// it there.
 func (s *Store) Info(ctx context.Context, hash narinfo.HashPart) (*narinfo.Info, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	a, err := s.openArchiveOf(hash)
+	if err != nil {
+		return nil, err
+	}
+	return a.info, a.Close()
+}
+
+// openArchiveOf reads a narinfo and opens its archive, unless the path is in quarantine or has to go there.
+func (s *Store) openArchiveOf(hash narinfo.HashPart) (*archive, error) {
+	info, err := s.readInfo(hash)
+	if errors.Is(err, store.ErrNotFound) {
+		s.quarantine.forget(hash)
+	}
+	if err != nil {
+		return nil, err
+	}
+	a, err := s.openInfo(info)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.admit(a); err != nil {
+		return nil, errors.Join(err, a.Close())
+	}
+	return a, nil
+}
+
+// openCurrent opens the archive that info's path has now, whatever URL the caller's info has.
+// Another content under the same path is not found.
+func (s *Store) openCurrent(ctx context.Context, info *narinfo.Info) (*archive, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	a, err := s.openArchiveOf(info.StorePath.HashPart())
+	if err != nil {
+		return nil, err
+	}
+	if now := a.info; now.StorePath != info.StorePath || now.NarHash != info.NarHash || now.NarSize != info.NarSize {
+		return nil, errors.Join(notFound(string(info.StorePath)), a.Close())
+	}
+	return a, nil
+}
+
+// readInfo reads a narinfo file and does not ask for its archive.
+func (s *Store) readInfo(hash narinfo.HashPart) (*narinfo.Info, error) {
 	if _, err := narinfo.ParseHashPart(string(hash)); err != nil {
 		return nil, notFound(string(hash))
 	}
@@ -132,19 +197,6 @@ func (s *Store) Info(ctx context.Context, hash narinfo.HashPart) (*narinfo.Info,
 		return nil, fmt.Errorf("bucketstore: %s is about %q: %w", name, info.StorePath, store.ErrCorrupt)
 	}
 	return info, nil
-}
-
-// current returns the metadata that the store has now for info's path, whose URL is believed more than the caller's.
-// Another content under the same path is not found.
-func (s *Store) current(ctx context.Context, info *narinfo.Info) (*narinfo.Info, error) {
-	now, err := s.Info(ctx, info.StorePath.HashPart())
-	if err != nil {
-		return nil, err
-	}
-	if now.StorePath != info.StorePath || now.NarHash != info.NarHash || now.NarSize != info.NarSize {
-		return nil, notFound(string(info.StorePath))
-	}
-	return now, nil
 }
 
 func notFound(what string) error {

@@ -100,7 +100,7 @@ func put(t testing.TB, dir, compression string, e storetest.Entry, edit func(*na
 
 func open(t testing.TB, dir string) *bucketstore.Store {
 	t.Helper()
-	s, err := bucketstore.Open(dir)
+	s, err := bucketstore.Open(dir, nil)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Close()) })
 	return s
@@ -195,14 +195,14 @@ func contentAddress(t *testing.T, n realnix.Nix, local []string, p string) narin
 }
 
 func TestOpenNeedsCacheInfo(t *testing.T) {
-	_, err := bucketstore.Open(t.TempDir())
+	_, err := bucketstore.Open(t.TempDir(), nil)
 	require.ErrorContains(t, err, "no file nix-cache-info, so this is no binary cache")
-	_, err = bucketstore.Open(filepath.Join(t.TempDir(), "absent"))
+	_, err = bucketstore.Open(filepath.Join(t.TempDir(), "absent"), nil)
 	require.ErrorIs(t, err, os.ErrNotExist)
 
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "nix-cache-info"), []byte("StoreDir: relative\n"), 0o644))
-	_, err = bucketstore.Open(dir)
+	_, err = bucketstore.Open(dir, nil)
 	require.ErrorContains(t, err, `StoreDir " relative": the directory is not absolute`)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "nix-cache-info"), nil, 0o644))
 	require.Equal(t, "/nix/store", open(t, dir).StoreDir())
@@ -210,7 +210,7 @@ func TestOpenNeedsCacheInfo(t *testing.T) {
 
 func TestCreate(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "a", "b")
-	s, err := bucketstore.Create(dir, narinfo.CacheInfo{Priority: 30, WantMassQuery: true})
+	s, err := bucketstore.Create(dir, narinfo.CacheInfo{Priority: 30, WantMassQuery: true}, nil)
 	require.NoError(t, err)
 	require.Equal(t, narinfo.CacheInfo{StoreDir: "/nix/store", Priority: 30, WantMassQuery: true}, s.CacheInfo())
 	require.NoError(t, s.Close())
@@ -221,13 +221,13 @@ func TestCreate(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, hidden)
 
-	s, err = bucketstore.Create(dir, narinfo.CacheInfo{Priority: 99})
+	s, err = bucketstore.Create(dir, narinfo.CacheInfo{Priority: 99}, nil)
 	require.NoError(t, err)
 	require.Equal(t, 30, s.CacheInfo().Priority, "what is there stays")
 	require.NoError(t, s.Close())
-	_, err = bucketstore.Create(dir, narinfo.CacheInfo{StoreDir: "/other/store"})
+	_, err = bucketstore.Create(dir, narinfo.CacheInfo{StoreDir: "/other/store"}, nil)
 	require.ErrorContains(t, err, `is a binary cache for "/nix/store", not "/other/store"`)
-	_, err = bucketstore.Create(t.TempDir(), narinfo.CacheInfo{StoreDir: "other"})
+	_, err = bucketstore.Create(t.TempDir(), narinfo.CacheInfo{StoreDir: "other"}, nil)
 	require.ErrorContains(t, err, "the directory is not absolute")
 }
 
@@ -235,7 +235,7 @@ func TestCreate(t *testing.T) {
 func TestRealNixCopiesToCreated(t *testing.T) {
 	for _, n := range realnix.All(t) {
 		dir := n.TempDir(t)
-		s, err := bucketstore.Create(n.Host(path.Join(dir, "cache")), narinfo.CacheInfo{})
+		s, err := bucketstore.Create(n.Host(path.Join(dir, "cache")), narinfo.CacheInfo{}, nil)
 		require.NoError(t, err)
 		entries := realCache(t, n, dir, "")
 		for _, e := range entries {

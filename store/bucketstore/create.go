@@ -11,15 +11,15 @@ import (
 
 // Create opens the binary cache in dir, which is made if it isn't there (mode 0755), as is its nix-cache-info.
 // If nix-cache-info is there it stays as it is; it is an error if its StoreDir is another than info's.
-// An empty info.StoreDir means /nix/store.
-func Create(dir string, info narinfo.CacheInfo) (*Store, error) {
+// An empty info.StoreDir means /nix/store, nil options the zero value.
+func Create(dir string, info narinfo.CacheInfo, o *Options) (*Store, error) {
 	if info.StoreDir == "" {
 		info.StoreDir = narinfo.DefaultStoreDir
 	}
 	if err := writeCacheInfo(dir, info); err != nil {
 		return nil, fmt.Errorf("bucketstore: creating a binary cache: %w", err)
 	}
-	s, err := Open(dir)
+	s, err := Open(dir, o)
 	if err != nil {
 		return nil, err
 	}

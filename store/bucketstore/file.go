@@ -2,6 +2,7 @@ package bucketstore
 
 import (
 	"context"
+	"errors"
 	"regexp"
 	"strings"
 
@@ -38,7 +39,7 @@ func (s *Store) OpenFile(ctx context.Context, key string) (*store.File, error) {
 		if err != nil {
 			return nil, notFound(key)
 		}
-		return s.openProved(ctx, key, 0, hash, hashFile(key, hash))
+		return s.openNamed(ctx, key, hash)
 	}
 	if !plainKeys.MatchString(key) {
 		return nil, notFound(key)
@@ -48,4 +49,16 @@ func (s *Store) OpenFile(ctx context.Context, key string) (*store.File, error) {
 		return nil, err
 	}
 	return &store.File{ReadSeekCloser: f, Size: st.Size(), ModTime: st.ModTime()}, nil
+}
+
+// openNamed opens a file whose name is its proof.
+func (s *Store) openNamed(ctx context.Context, key string, hash narinfo.Hash) (*store.File, error) {
+	a, err := s.openKey(key)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.proveOnce(a, hash, func() error { return s.hashFile(ctx, a, hash) }); err != nil {
+		return nil, errors.Join(err, a.Close())
+	}
+	return s.proved(a), nil
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/voidnxlab/nixtrap/narinfo"
 	"github.com/voidnxlab/nixtrap/store"
+	"github.com/voidnxlab/nixtrap/store/bucketstore"
 	"github.com/voidnxlab/nixtrap/store/storetest"
 )
 
@@ -67,40 +68,51 @@ func TestLyingCaches(t *testing.T) {
 							i.FileHash, i.FileSize = narinfo.Hash{}, 0
 						}
 					})
-					requireNothingWhole(t, open(t, dir), !withFileHash || !strings.Contains(name, "Nar"))
+					requireNothingWhole(t, dir, !withFileHash || !strings.Contains(name, "Nar"))
 				})
 			}
 		}
 	}
 }
 
-// requireNothingWhole opens every path in every way. archives says whether the stored files are bad as such.
-func requireNothingWhole(t *testing.T, s interface {
-	store.Store
-	store.ArchiveOpener
-	store.RangeOpener
-}, archives bool,
-) {
+// requireNothingWhole opens every path in every way, each in a store that has not seen the path yet: each finds the
+// damage, and the path is in quarantine then. archives says whether the stored files are bad as such.
+func requireNothingWhole(t *testing.T, dir string, archives bool) {
 	t.Helper()
-	for _, e := range sample().Entries() {
-		info, err := s.Info(t.Context(), e.Info.StorePath.HashPart())
-		require.NoError(t, err)
-		b, err := readAll(t, s, info)
-		require.ErrorIs(t, err, store.ErrCorrupt)
-		require.NotErrorIs(t, err, store.ErrNotFound)
-		require.False(t, int64(len(b)) >= info.NarSize, "the last bytes are withheld")
-		require.ErrorIs(t, store.Verify(t.Context(), s, info), store.ErrCorrupt)
-		if info.Compression != "none" {
-			r, err := s.OpenRange(t.Context(), info, 0, 10)
+	ways := map[string]func(*bucketstore.Store, *narinfo.Info) error{
+		"Open": func(s *bucketstore.Store, info *narinfo.Info) error {
+			b, err := readAll(t, s, info)
+			require.False(t, int64(len(b)) >= info.NarSize, "the last bytes are withheld")
+			return err
+		},
+		"Verify": func(s *bucketstore.Store, info *narinfo.Info) error { return store.Verify(t.Context(), s, info) },
+		"Layout": func(s *bucketstore.Store, info *narinfo.Info) error {
+			_, err := store.Layout(t.Context(), s, info)
+			return err
+		},
+		"OpenRange": func(s *bucketstore.Store, info *narinfo.Info) error {
+			r, err := s.OpenRange(t.Context(), info, 0, 1)
 			if err == nil {
 				_, err = io.ReadAll(r)
 				require.NoError(t, r.Close())
 			}
-			require.ErrorIs(t, err, store.ErrCorrupt, "a range too waits for the proof")
-		}
-		if archives {
-			_, err = s.OpenArchive(t.Context(), info)
-			require.ErrorIs(t, err, store.ErrCorrupt)
+			return err
+		},
+		"OpenArchive": func(s *bucketstore.Store, info *narinfo.Info) error {
+			_, err := s.OpenArchive(t.Context(), info)
+			return err
+		},
+	}
+	for _, e := range sample().Entries() {
+		info := stored(t, dir, e.Info.StorePath.HashPart())
+		for way, open := range ways {
+			if way == "OpenArchive" && !archives || way == "OpenRange" && info.Compression == "none" && !archives {
+				continue // FileHash is what proves these
+			}
+			s := openQuickly(t, dir)
+			require.ErrorIs(t, open(s, info), store.ErrCorrupt, way)
+			requireQuarantined(t, s, info)
+			require.NotErrorIs(t, open(s, info), store.ErrCorrupt, "%s: it is said once", way)
 		}
 	}
 }
@@ -124,14 +136,12 @@ func TestSwappedFiles(t *testing.T) {
 		require.NoError(t, os.Rename(urls[1], urls[0]))
 		require.NoError(t, os.Rename(urls[0]+".x", urls[1]))
 		for _, e := range entries[:2] {
-			info, err := s.Info(t.Context(), e.Info.StorePath.HashPart())
-			require.NoError(t, err)
-			_, err = s.OpenArchive(t.Context(), info)
+			info := stored(t, dir, e.Info.StorePath.HashPart())
+			_, err := s.OpenArchive(t.Context(), info)
 			require.ErrorIs(t, err, store.ErrCorrupt)
 			_, err = s.OpenFile(t.Context(), info.URL)
 			require.ErrorIs(t, err, store.ErrCorrupt)
-			_, err = readAll(t, s, info)
-			require.ErrorIs(t, err, store.ErrCorrupt)
+			requireQuarantined(t, s, info)
 		}
 	}
 }
@@ -140,7 +150,7 @@ func TestSwappedFiles(t *testing.T) {
 func TestProvedFileChanges(t *testing.T) {
 	entries := sample().Entries()
 	dir := bucket(t, "none", entries, nil)
-	s := open(t, dir)
+	s := openQuickly(t, dir)
 	info, err := s.Info(t.Context(), entries[0].Info.StorePath.HashPart())
 	require.NoError(t, err)
 	name := filepath.Join(dir, info.URL)
@@ -161,9 +171,11 @@ func TestProvedFileChanges(t *testing.T) {
 	require.Zero(t, n)
 	require.NoError(t, file.Close())
 
+	requireQuarantined(t, s, info)
 	_, err = s.OpenArchive(t.Context(), info)
-	require.ErrorIs(t, err, store.ErrCorrupt)
+	require.ErrorIs(t, err, store.ErrNotFound)
 	require.NoError(t, os.WriteFile(name, entries[0].NAR, 0o644))
+	requireServedAgain(t, s, info)
 	file, err = s.OpenArchive(t.Context(), info)
 	require.NoError(t, err, "right again")
 	require.NoError(t, file.Close())
@@ -218,6 +230,7 @@ func TestBombs(t *testing.T) {
 			require.ErrorContains(t, err, c.want)
 			require.Less(t, len(b), 1000)
 			require.Less(t, used, uint64(200<<20), "bytes allocated")
+			s = open(t, dir)
 			used = memory(func() { _, err = s.OpenArchive(t.Context(), info) })
 			require.ErrorIs(t, err, store.ErrCorrupt)
 			require.Less(t, used, uint64(200<<20), "bytes allocated")
@@ -305,7 +318,7 @@ func TestStrangeFiles(t *testing.T) {
 	outside := filepath.Join(t.TempDir(), "secret")
 	require.NoError(t, os.WriteFile(outside, entries[0].NAR, 0o644))
 	dir := bucket(t, "none", entries, nil)
-	s := open(t, dir)
+	s := openQuickly(t, dir)
 	info, err := s.Info(t.Context(), entries[0].Info.StorePath.HashPart())
 	require.NoError(t, err)
 	name := filepath.Join(dir, info.URL)
@@ -340,7 +353,7 @@ func TestStrangeFiles(t *testing.T) {
 
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "nar", "target"), entries[0].NAR, 0o644))
 	replace(func() error { return os.Symlink("target", name) })
-	require.NoError(t, store.Verify(t.Context(), s, info), "a link that stays inside is followed")
+	requireServedAgain(t, s, info) // a link that stays inside is followed
 }
 
 // URLs that lead nowhere within the cache.

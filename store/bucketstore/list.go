@@ -12,7 +12,8 @@ import (
 	"github.com/voidnxlab/nixtrap/store"
 )
 
-// Paths yields the paths that have a narinfo, ordered by path. It reads each narinfo, for its name is only there.
+// Paths yields the paths that have a narinfo, those in quarantine too, ordered by path.
+// It reads each narinfo, for its name is only there.
 // A narinfo that vanishes meanwhile is skipped; one that can't be read ends the list with its error.
 func (s *Store) Paths(ctx context.Context) iter.Seq2[narinfo.StorePath, error] {
 	return func(yield func(narinfo.StorePath, error) bool) {
@@ -22,7 +23,10 @@ func (s *Store) Paths(ctx context.Context) iter.Seq2[narinfo.StorePath, error] {
 			return
 		}
 		for _, hash := range hashes {
-			info, err := s.Info(ctx, hash)
+			info, err := s.readInfo(hash)
+			if err == nil {
+				err = ctx.Err()
+			}
 			if errors.Is(err, store.ErrNotFound) {
 				continue
 			}

@@ -15,17 +15,13 @@ import (
 
 // Open returns the path's NAR, decoded, which proves itself while it is read.
 func (s *Store) Open(ctx context.Context, info *narinfo.Info) (io.ReadCloser, error) {
-	info, err := s.current(ctx, info)
+	a, err := s.openCurrent(ctx, info)
 	if err != nil {
 		return nil, err
 	}
-	f, _, err := s.openArchiveFile(info)
+	r, err := s.newNARReader(ctx, a)
 	if err != nil {
-		return nil, err
-	}
-	r, err := newNARReader(ctx, f, info)
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
+		return nil, errors.Join(err, a.Close())
 	}
 	return r, nil
 }
@@ -33,23 +29,26 @@ func (s *Store) Open(ctx context.Context, info *narinfo.Info) (io.ReadCloser, er
 // OpenRange returns a part of the path's NAR. An archive stored without compression is read in place once it is proved;
 // any other is decoded from its beginning to its end.
 func (s *Store) OpenRange(ctx context.Context, info *narinfo.Info, offset, length int64) (io.ReadCloser, error) {
-	info, err := s.current(ctx, info)
-	if err != nil {
-		return nil, err
-	}
-	if info.Compression != "none" {
-		return store.OpenRange(ctx, struct{ store.Store }{s}, info, offset, length)
-	}
 	if err := store.CheckRange(info, offset, length); err != nil {
 		return nil, err
 	}
-	f, err := s.openArchive(ctx, info)
+	a, err := s.openCurrent(ctx, info)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := f.Seek(offset, io.SeekStart); err != nil {
-		return nil, errors.Join(err, f.Close())
+	if a.info.Compression != "none" {
+		if err := a.Close(); err != nil {
+			return nil, fmt.Errorf("bucketstore: %w", err)
+		}
+		return store.OpenRange(ctx, struct{ store.Store }{s}, info, offset, length)
 	}
+	if err := s.prove(ctx, a); err != nil {
+		return nil, errors.Join(err, a.Close())
+	}
+	if _, err := a.Seek(offset, io.SeekStart); err != nil {
+		return nil, errors.Join(err, a.Close())
+	}
+	f := s.proved(a)
 	return &section{io.LimitedReader{R: f, N: length}, f}, nil
 }
 
@@ -58,36 +57,25 @@ type section struct {
 	io.Closer
 }
 
-// openArchiveFile opens the file at the narinfo's URL.
-func (s *Store) openArchiveFile(info *narinfo.Info) (*os.File, int64, error) {
-	f, st, err := s.openRegular(info.URL)
-	if err != nil {
-		return nil, 0, err
-	}
-	if info.FileSize != 0 && st.Size() != info.FileSize {
-		err := fmt.Errorf("bucketstore: %q has %d bytes, not %d: %w", info.URL, st.Size(), info.FileSize, store.ErrCorrupt)
-		return nil, 0, errors.Join(err, f.Close())
-	}
-	return f, st.Size(), nil
-}
-
 // narReader decodes an archive and hashes what it yields.
 // The read that reaches NarSize yields its bytes only if nothing follows and the hash is right.
 type narReader struct {
-	ctx  context.Context // of Open, for which reading is a part of opening
-	file *fileReader
-	dec  io.ReadCloser
-	info *narinfo.Info
-	hash hash.Hash
-	left int64
-	err  error // sticky
+	ctx     context.Context // of Open, for which reading is a part of opening
+	store   *Store
+	archive *archive
+	file    *fileReader // the archive's
+	dec     io.ReadCloser
+	hash    hash.Hash
+	left    int64
+	err     error // sticky
 }
 
-// newNARReader takes over f unless it fails.
-func newNARReader(ctx context.Context, f *os.File, info *narinfo.Info) (*narReader, error) {
-	r := &narReader{ctx: ctx, file: &fileReader{File: f}, info: info, hash: sha256.New(), left: info.NarSize}
+// newNARReader takes over a unless it fails.
+func (s *Store) newNARReader(ctx context.Context, a *archive) (*narReader, error) {
+	r := &narReader{ctx: ctx, store: s, archive: a, file: &fileReader{File: a.File}, hash: sha256.New(),
+		left: a.info.NarSize}
 	var err error
-	if r.dec, err = newDecoder(info.Compression, r.file); err != nil {
+	if r.dec, err = newDecoder(a.info.Compression, r.file); err != nil {
 		return nil, r.decodeError(err)
 	}
 	return r, nil
@@ -128,20 +116,20 @@ func (r *narReader) prove(err error) error {
 	if err == nil {
 		var one [1]byte
 		if _, err = io.ReadFull(r.dec, one[:]); err == nil {
-			return r.corrupt("goes on after %d bytes", r.info.NarSize)
+			return r.corrupt("goes on after %d bytes", r.archive.info.NarSize)
 		}
 	}
 	if !errors.Is(err, io.EOF) {
 		return r.decodeError(err)
 	}
-	if got, err := narinfo.NewHash(narinfo.SHA256, r.hash.Sum(nil)); err != nil || got != r.info.NarHash {
-		return r.corrupt("hashes to %s, not %s", got, r.info.NarHash)
+	if got, err := narinfo.NewHash(narinfo.SHA256, r.hash.Sum(nil)); err != nil || got != r.archive.info.NarHash {
+		return r.corrupt("hashes to %s, not %s", got, r.archive.info.NarHash)
 	}
 	return io.EOF
 }
 
 func (r *narReader) corrupt(format string, args ...any) error {
-	return fmt.Errorf("bucketstore: the NAR in %q %s: %w", r.info.URL, fmt.Sprintf(format, args...), store.ErrCorrupt)
+	return r.store.blame(r.archive, reasonContent, "the NAR in it "+format, args...)
 }
 
 // decodeError tells malformed data from trouble with the file and from what can't be decoded here.
@@ -150,7 +138,7 @@ func (r *narReader) decodeError(err error) error {
 		return fmt.Errorf("bucketstore: %w", r.file.err)
 	}
 	if errors.Is(err, errors.ErrUnsupported) {
-		return fmt.Errorf("bucketstore: %q: %w", r.info.URL, err)
+		return fmt.Errorf("bucketstore: %q: %w", r.archive.name, err)
 	}
 	return r.corrupt("does not decode (%v)", err)
 }
