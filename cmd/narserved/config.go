@@ -5,8 +5,10 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"time"
 
@@ -153,9 +155,21 @@ func (l *list) Set(value string) error {
 func (c *Config) readConfig(file string) error {
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return hint(fmt.Errorf("config: %w", err), "give an existing, readable file to --config")
+		return hint(fmt.Errorf("config: %w", err), configAdvice(err, file))
 	}
-	meta, err := toml.Decode(string(text), c)
+	// Keys are looked at before their values are decoded, for the decoder takes a key in any case for the one that it
+	// has, and the last one wins.
+	var values map[string]any
+	meta, err := toml.Decode(string(text), &values)
+	if err == nil {
+		err = checkKeys(file, text, meta.Keys())
+	}
+	if err == nil {
+		_, err = toml.Decode(string(text), c)
+	}
+	if _, ok := errors.AsType[usageError](err); ok {
+		return err
+	}
 	if parse, ok := errors.AsType[toml.ParseError](err); ok {
 		return usageError{hint(fmt.Errorf("config: %s line %d: %s", file, parse.Position.Line, parse.Message),
 			"the file is TOML, as in listen = [\":5000\"]")}
@@ -163,12 +177,47 @@ func (c *Config) readConfig(file string) error {
 	if err != nil {
 		return usageError{fmt.Errorf("config: %s: %v", file, err)}
 	}
-	if unknown := meta.Undecoded(); len(unknown) > 0 {
+	return nil
+}
+
+func configAdvice(err error, file string) string {
+	if errors.Is(err, fs.ErrPermission) {
+		return "let this user read the file"
+	}
+	return fmt.Sprintf("name an existing TOML file instead of %s; narserved help serve lists what its keys may be", file)
+}
+
+// checkKeys refuses a key that is not the name of a setting, letter by letter.
+func checkKeys(file string, text []byte, keys []toml.Key) error {
+	for _, key := range keys {
+		known, meant := settingNamed(key[0])
+		if known {
+			continue
+		}
+		advice := "keys are named like flags, see narserved help serve"
+		if meant != "" {
+			advice = fmt.Sprintf("write %s", meant)
+		}
 		return usageError{hint(
-			fmt.Errorf("config: %s line %d: unknown key %q", file, lineOf(text, unknown[0]), unknown[0].String()),
-			"keys are named like flags, see narserved help serve")}
+			fmt.Errorf("config: %s line %d: unknown key %q", file, lineOf(text, key), key.String()), advice)}
 	}
 	return nil
+}
+
+// settingNamed reports whether there is a setting of that name; and if not, which one differs from it only by case and
+// by how its words are joined, "" if none.
+func settingNamed(key string) (known bool, meant string) {
+	fold := strings.NewReplacer("-", "", "_", "")
+	for field := range reflect.TypeFor[Config]().Fields() {
+		name := field.Tag.Get("toml")
+		if name == key {
+			return true, ""
+		}
+		if strings.EqualFold(fold.Replace(name), fold.Replace(key)) {
+			meant = name
+		}
+	}
+	return false, meant
 }
 
 // lineOf finds the line where a top-level key or table begins, 0 if it does not find it.

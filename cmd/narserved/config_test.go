@@ -133,3 +133,26 @@ func TestParseAddress(t *testing.T) {
 		})
 	}
 }
+
+func TestSettingNamed(t *testing.T) {
+	for _, test := range []struct {
+		key   string
+		known bool
+		meant string
+	}{
+		{"listen", true, ""},
+		{"tls-cert", true, ""},
+		{"Listen", false, "listen"},
+		{"LISTEN", false, "listen"},
+		{"tls_cert", false, "tls-cert"},
+		{"TLSCert", false, "tls-cert"},
+		{"lisen", false, ""},
+		{"", false, ""},
+	} {
+		t.Run(test.key, func(t *testing.T) {
+			known, meant := settingNamed(test.key)
+			require.Equal(t, test.known, known)
+			require.Equal(t, test.meant, meant)
+		})
+	}
+}
