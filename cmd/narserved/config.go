@@ -93,8 +93,10 @@ type Config struct {
 }
 
 const (
-	defaultListen  = "127.0.0.1:5000"
-	systemdSockets = "systemd"
+	defaultListen   = "127.0.0.1:5000"
+	flagListen      = "listen"
+	flagAdminListen = "admin-listen"
+	systemdSockets  = "systemd"
 
 	defaultMemoryCache = 128 << 20
 )
@@ -109,9 +111,9 @@ func defaultConfig() *Config {
 
 // flags binds the server's flags to c.
 func (c *Config) flags(set *flag.FlagSet) {
-	set.Var(&list{values: &c.Listen}, "listen",
+	set.Var(&list{values: &c.Listen}, flagListen,
 		"`ADDRESS` to serve on: HOST:PORT, :PORT, unix:PATH[?mode=0660], systemd[:NAME] (repeatable)")
-	set.StringVar(&c.AdminListen, "admin-listen", c.AdminListen, "`ADDRESS` for /healthz and /status")
+	set.StringVar(&c.AdminListen, flagAdminListen, c.AdminListen, "`ADDRESS` for /healthz and /status")
 	set.StringVar(&c.Store, "store", c.Store, "`STORE` to serve: auto, local, daemon, unix:///SOCKET, /ROOT, file:///DIR")
 	set.Var(&list{values: &c.SignKey}, "sign-key", "secret key `FILE` to sign with (repeatable)")
 	set.BoolVar(&c.Unsigned, "unsigned", c.Unsigned, "add no signature, make no key")
@@ -257,8 +259,13 @@ func (c *Config) complete(env environ) error {
 	case c.DrainTimeout < 0:
 		return usageError{hint(fmt.Errorf("drain-timeout: %s is negative", c.DrainTimeout), "use 0s to cut at once")}
 	}
-	for _, spec := range append([]string{c.AdminListen}, c.Listen...) {
-		if _, err := parseAddress(spec); err != nil && spec != "" {
+	if c.AdminListen != "" {
+		if _, err := parseAddress(flagAdminListen, c.AdminListen); err != nil {
+			return err
+		}
+	}
+	for _, spec := range c.Listen {
+		if _, err := parseAddress(flagListen, spec); err != nil {
 			return err
 		}
 	}

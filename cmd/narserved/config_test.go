@@ -122,7 +122,7 @@ func TestParseAddress(t *testing.T) {
 		{"unix with unknown option", "unix:/s?owner=me", address{}, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			got, err := parseAddress(test.text)
+			got, err := parseAddress("listen", test.text)
 			if !test.ok {
 				require.Equal(t, 2, exitStatus(err))
 				require.Contains(t, message(err), "\nhint: ")

@@ -26,11 +26,19 @@ func (c *Config) signingKeys(env environ) (keys []*signing.SecretKey, made bool,
 		key, made, err := c.ownKey()
 		return []*signing.SecretKey{key}, made, err
 	}
+	files := make(map[string]string) // by the names of their keys
 	for _, file := range c.SignKey {
 		key, err := signing.LoadSecretKey(file, env["CREDENTIALS_DIRECTORY"])
 		if err != nil {
 			return nil, false, hint(err, keyAdvice(err, file))
 		}
+		if other, twice := files[key.Name()]; twice {
+			err := fmt.Errorf("sign-key: the keys in %s and %s are both named %q", other, file, key.Name())
+			return nil, false, usageError{hint(err,
+				"clients find a key by its name: drop one --sign-key, or make a key of another name with "+
+					"narserved key generate NAME-2 --out FILE")}
+		}
+		files[key.Name()] = file
 		keys = append(keys, key)
 	}
 	return keys, false, nil
@@ -171,10 +179,23 @@ func (p *process) runKeyGenerate(_ context.Context, cmd *command, args []string)
 		return err
 	}
 	if err := key.WriteFile(*out); err != nil {
-		return hint(err, "an existing key is never overwritten: choose another file")
+		return hint(err, outAdvice(err, *out))
 	}
 	_, err = fmt.Fprintln(p.stdout, key.Public())
 	return err
+}
+
+// outAdvice says what to do about a key file that could not be written.
+func outAdvice(err error, file string) string {
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		return "an existing key is never overwritten: choose another file with --out"
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Sprintf("the folder must exist: mkdir -p %s", filepath.Dir(file))
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Sprintf("this user may not write in %s: choose another file with --out", filepath.Dir(file))
+	}
+	return "choose another file with --out"
 }
 
 // runKeyPublic prints a secret key's public half.

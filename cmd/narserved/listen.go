@@ -23,23 +23,23 @@ type address struct {
 // defaultSocketMode lets the owner and its group connect.
 const defaultSocketMode = 0o660
 
-// parseAddress reads "HOST:PORT", "unix:PATH[?mode=OCTAL]", "systemd" or "systemd:NAME".
-func parseAddress(s string) (address, error) {
-	if name, ok := strings.CutPrefix(s, systemdSockets); ok && (name == "" || name[0] == ':') {
-		return address{network: systemdSockets, where: strings.TrimPrefix(name, ":")}, nil
+// parseAddress reads "HOST:PORT", "unix:PATH[?mode=OCTAL]", "systemd" or "systemd:NAME". name is the flag's.
+func parseAddress(name, s string) (address, error) {
+	if rest, ok := strings.CutPrefix(s, systemdSockets); ok && (rest == "" || rest[0] == ':') {
+		return address{network: systemdSockets, where: strings.TrimPrefix(rest, ":")}, nil
 	}
 	if rest, ok := strings.CutPrefix(s, "unix:"); ok {
-		return parseUnixAddress(s, rest)
+		return parseUnixAddress(name, s, rest)
 	}
 	_, port, err := net.SplitHostPort(s)
 	if err != nil || port == "" {
-		return address{}, usageError{hint(fmt.Errorf("listen: %q is no address", s),
+		return address{}, usageError{hint(fmt.Errorf("%s: %q is no address", name, s),
 			"use HOST:PORT as in 127.0.0.1:5000, :PORT for all addresses, unix:PATH, or systemd")}
 	}
 	return address{network: "tcp", where: s}, nil
 }
 
-func parseUnixAddress(s, rest string) (address, error) {
+func parseUnixAddress(name, s, rest string) (address, error) {
 	path, query, _ := strings.Cut(rest, "?")
 	values, err := url.ParseQuery(query)
 	mode := uint64(defaultSocketMode)
@@ -48,7 +48,7 @@ func parseUnixAddress(s, rest string) (address, error) {
 	}
 	values.Del("mode")
 	if err != nil || path == "" || len(values) > 0 {
-		return address{}, usageError{hint(fmt.Errorf("listen: %q is no socket address", s),
+		return address{}, usageError{hint(fmt.Errorf("%s: %q is no socket address", name, s),
 			"use unix:PATH or unix:PATH?mode=0660")}
 	}
 	return address{network: "unix", where: path, mode: os.FileMode(mode)}, nil
@@ -71,14 +71,35 @@ func (c *Config) listen(ctx context.Context) (l listening, err error) {
 		return l, err
 	}
 	if c.AdminListen != "" {
-		if l.admin, err = sockets.listen(ctx, c.AdminListen); err != nil {
+		if l.admin, err = sockets.listen(ctx, flagAdminListen, c.AdminListen); err != nil {
 			return l, err
 		}
 	}
-	if l.cache, err = sockets.listeners(ctx, c.Listen); err != nil {
+	if l.cache, err = sockets.listeners(ctx, c.Listen); err == nil {
+		err = c.checkTLS(l.cache)
+	}
+	if err != nil {
 		l.close()
 	}
 	return l, err
+}
+
+// checkTLS refuses certificates where there is no TCP listener to use them.
+func (c *Config) checkTLS(listeners []net.Listener) error {
+	for _, l := range listeners {
+		if l.Addr().Network() == "tcp" {
+			return nil
+		}
+	}
+	switch {
+	case len(c.ACMEDomain) > 0:
+		return usageError{hint(errors.New("acme-domain: there is no TCP address, but the authority connects to port 443"),
+			"add --listen :443, or leave acme-domain out: unix sockets speak plain HTTP, for a proxy that has the certificate")}
+	case c.TLSCert != "":
+		return usageError{hint(errors.New("tls-cert: there is no TCP address, and unix sockets speak plain HTTP"),
+			"add --listen HOST:PORT, or leave tls-cert and tls-key out and let the proxy have the certificate")}
+	}
+	return nil
 }
 
 // listeners opens every address. Inherited sockets that no address names come last;
@@ -93,7 +114,7 @@ func (in *inherited) listeners(ctx context.Context, specs []string) (all []net.L
 		specs = []string{defaultListen}
 	}
 	for _, spec := range specs {
-		opened, err := in.listen(ctx, spec)
+		opened, err := in.listen(ctx, flagListen, spec)
 		if err != nil {
 			return all, err
 		}
@@ -108,16 +129,16 @@ func closeAll(listeners []net.Listener) {
 	}
 }
 
-// listen opens one address, which is several listeners only for inherited sockets.
-func (in *inherited) listen(ctx context.Context, spec string) ([]net.Listener, error) {
-	a, err := parseAddress(spec)
+// listen opens one address, which is several listeners only for inherited sockets. name is the flag's.
+func (in *inherited) listen(ctx context.Context, name, spec string) ([]net.Listener, error) {
+	a, err := parseAddress(name, spec)
 	if err != nil {
 		return nil, err
 	}
 	if a.network == systemdSockets {
 		sockets := in.take(a.where)
 		if len(sockets) == 0 {
-			return nil, hint(fmt.Errorf("listen: %s: no such socket was handed over", spec),
+			return nil, hint(fmt.Errorf("%s: %s: no such socket was handed over", name, spec),
 				"start it from a systemd .socket unit (its FileDescriptorName= is the NAME), or listen on an address")
 		}
 		return sockets, nil
@@ -128,8 +149,11 @@ func (in *inherited) listen(ctx context.Context, spec string) ([]net.Listener, e
 	} else {
 		l, err = new(net.ListenConfig).Listen(ctx, a.network, a.where)
 	}
+	if err != nil && name != flagListen { // which the error begins with
+		err = fmt.Errorf("%s: %w", name, err)
+	}
 	if err != nil {
-		return nil, hint(err, listenAdvice(err, a))
+		return nil, hint(err, listenAdvice(err, name, a))
 	}
 	return []net.Listener{l}, nil
 }
@@ -176,15 +200,15 @@ func removeStale(ctx context.Context, path string) error {
 	return os.Remove(path)
 }
 
-// listenAdvice says what to do about an address that could not be had.
-func listenAdvice(err error, a address) string {
+// listenAdvice says what to do about an address that could not be had. name is the flag's.
+func listenAdvice(err error, name string, a address) string {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE) && a.network == "tcp":
 		_, port, _ := net.SplitHostPort(a.where)
 		return fmt.Sprintf("another program has this port (see: ss -ltnp sport = :%s): stop it, or choose another port "+
-			"with --listen", port)
+			"with --%s", port, name)
 	case errors.Is(err, syscall.EADDRINUSE):
-		return "another server answers on this socket: stop it, or choose another path with --listen"
+		return "another server answers on this socket: stop it, or choose another path with --" + name
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		return "this machine has no such address (see: ip address); use :PORT to listen on all of them"
 	case errors.Is(err, fs.ErrPermission) && a.network == "tcp":

@@ -105,13 +105,15 @@ func TestPortInUse(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer taken.Close()
-	state := t.TempDir()
-	d := startDaemon(t, nil, "narserved", "--state-dir", state, "--store", newBucket(t).URI(),
-		"--listen", taken.Addr().String())
-	require.Equal(t, 1, d.exit(t))
-	require.Contains(t, d.log.String(), "address already in use")
-	require.Contains(t, d.log.String(), "hint: another program has this port")
-	require.NoFileExists(t, filepath.Join(state, "signing-key"), "a key that nobody was told of")
+	for _, flag := range []string{"--listen", "--admin-listen"} {
+		state := t.TempDir()
+		d := startDaemon(t, nil, "narserved", "--state-dir", state, "--store", newBucket(t).URI(),
+			"--listen", "127.0.0.1:0", flag, taken.Addr().String())
+		require.Equal(t, 1, d.exit(t))
+		require.Contains(t, d.log.String(), "address already in use")
+		require.Regexp(t, `hint: another program has this port .* choose another port with `+flag+"\n", d.log.String())
+		require.NoFileExists(t, filepath.Join(state, "signing-key"), "a key that nobody was told of")
+	}
 }
 
 func TestUnixSocket(t *testing.T) {
