@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -48,6 +49,35 @@ func TestOperationsGuideNamesEachFlag(t *testing.T) {
 		if name, ok := strings.CutPrefix(line, "| `--"); ok {
 			name, _, _ = strings.Cut(name, "`")
 			require.Contains(t, append(flagNames(), "config"), name, "docs/operations.md names a flag that is not there")
+		}
+	}
+}
+
+// TestOperationsGuideNamesEachMessage keeps what operators grep for true: each message of the guide is in the code, and
+// each alarm and warning of the code in the guide.
+func TestOperationsGuideNamesEachMessage(t *testing.T) {
+	guide, err := os.ReadFile("../../docs/operations.md")
+	require.NoError(t, err)
+	var code strings.Builder
+	for _, pattern := range []string{"*.go", "../../httpcache/*.go", "../../store/*/*.go"} {
+		files, err := filepath.Glob(pattern)
+		require.NoError(t, err)
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			require.NoError(t, err)
+			if !strings.HasSuffix(file, "_test.go") {
+				code.Write(text)
+			}
+		}
+	}
+	for _, call := range regexp.MustCompile(`\.(?:Error|Warn)\(("[^"]+")`).FindAllStringSubmatch(code.String(), -1) {
+		require.Contains(t, string(guide), "`"+strings.Trim(call[1], `"`)+"`", "docs/operations.md says what to do about it")
+	}
+	rows := regexp.MustCompile(`(?m)^\| (?:ERROR|WARN|INFO) \| (.*?) \|`).FindAllStringSubmatch(string(guide), -1)
+	require.NotEmpty(t, rows)
+	for _, row := range rows {
+		for _, message := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(row[1], -1) {
+			require.Contains(t, code.String(), `"`+message[1]+`"`, "docs/operations.md names a message that is not logged")
 		}
 	}
 }
