@@ -38,9 +38,11 @@
 // If no file changed meanwhile, that pass is a proof.
 // A part of such an archive waits until the whole has been hashed, once for all who ask.
 //
-// The archive of a proved path is copied from the files.
+// The archive of a proved path is copied from the files, large ones by the kernel where the writer is a [FileSender].
 // Each is compared with its identity when it is opened and after the last byte is read from it,
 // and all are compared again before the last block is let go.
+// What surrounds large files may come from memory ([Options.MemoryCache]), which holds bytes of the archive that was
+// proved: then the files that are in memory are compared once a second.
 // A file whose identity differs when it is opened stops the copy until the whole path has been hashed again:
 // hard links that `nix store optimise` makes or breaks, or a repair, change identities and not content.
 // A file that changes while it is read ends the copy with [store.ErrCorrupt].
@@ -53,6 +55,11 @@
 // The quarantine is kept in memory: after a restart such a path has no proof, and is found out again when it is read.
 //
 // # Limits
+//
+// The first 32 readers have a buffer of 1 MiB each, further ones of 256 KiB.
+//
+// What the kernel has taken of a large file is sent as it is when it leaves: a write to the file after the comparison
+// reaches a client that has not read that far. Nix never writes to the files of a valid path.
 //
 // An open reader holds descriptors of its path, which Nix's garbage collector, running as root, takes for a use of it.
 //
