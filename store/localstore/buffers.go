@@ -18,16 +18,22 @@ type buffers struct {
 }
 
 func (p *buffers) get() *[]byte {
-	p.mu.Lock()
-	large := p.lent < maxBuffers
-	if large {
-		p.lent++
-	}
-	p.mu.Unlock()
-	if large {
-		return fromPool(&p.large, bufferSize)
+	if b := p.getLarge(); b != nil {
+		return b
 	}
 	return fromPool(&p.small, smallBufferSize)
+}
+
+// getLarge returns nil if none is to spare.
+func (p *buffers) getLarge() *[]byte {
+	p.mu.Lock()
+	if p.lent == maxBuffers {
+		p.mu.Unlock()
+		return nil
+	}
+	p.lent++
+	p.mu.Unlock()
+	return fromPool(&p.large, bufferSize)
 }
 
 func fromPool(pool *sync.Pool, size int) *[]byte {

@@ -104,10 +104,7 @@ func (f *fileReader) open(i int) (id nar.FileID, err error) {
 		_ = unix.Close(f.fd)
 	}
 	f.fd, f.name, f.opened = fd, name, id
-	if f.first == none {
-		f.first = i
-	}
-	f.last = max(f.last, i)
+	f.expect(i, i)
 	return id, nil
 }
 
@@ -157,15 +154,36 @@ func (f *fileReader) close() (id nar.FileID, err error) {
 	return id, nil
 }
 
+// expect makes unchanged compare the files from first to last as well, none if that is first.
+func (f *fileReader) expect(first, last int) {
+	if first == none {
+		return
+	}
+	if f.first == none {
+		f.first = first
+	}
+	f.first, f.last = min(f.first, first), max(f.last, last)
+}
+
 // expectAll makes unchanged compare all files, whether they were opened or not.
 func (f *fileReader) expectAll() { f.first, f.last = 0, len(f.ids)-1 }
+
+// manyFiles is from where on comparing on two goroutines is faster.
+const manyFiles = 1000
 
 // unchanged compares all files from the first to the last that were opened with what is expected.
 // For a whole archive these are all that have content.
 func (f *fileReader) unchanged(same func(now, expected nar.FileID) bool) (bool, error) {
-	if f.first == none {
+	switch {
+	case f.first == none:
 		return true, nil
+	case f.last-f.first >= manyFiles:
+		return f.unchangedInParts(same)
 	}
+	return f.unchangedInOrder(same)
+}
+
+func (f *fileReader) unchangedInOrder(same func(now, expected nar.FileID) bool) (bool, error) {
 	for i := f.first; i <= f.last; i++ {
 		if f.ids[i] == (nar.FileID{}) {
 			continue

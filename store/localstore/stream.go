@@ -37,6 +37,7 @@ type stream struct {
 
 	next     func() (nar.Segment, bool) // of the region
 	stop     func()
+	lost     bool        // next does not go on at pos
 	seg      nar.Segment // what remains of the current one
 	pos, end int64       // in the archive: of the next byte to be read, of the region's end
 	from, to int64       // the window
@@ -50,10 +51,11 @@ type stream struct {
 	kept    *kept     // what is in memory of a proved path; nil if nothing is
 	looking time.Time // when this reader took it on to compare all of its files; zero if it did not
 
-	buf  *[]byte // from the store's pool; nil until it is needed
-	out  []byte  // what is to be handed out next
-	err  error   // sticky
-	shut bool
+	ahead *ahead  // nil of a path without a proof or in memory, and of a small one
+	buf   *[]byte // from the store's pool; nil until it is needed
+	out   []byte  // what is to be handed out next
+	err   error   // sticky
+	shut  bool
 }
 
 var _ io.WriterTo = (*stream)(nil)
@@ -78,6 +80,9 @@ func (s *Store) newStream(ctx context.Context, o *object, offset, length int64) 
 		return nil, fmt.Errorf("localstore: path %q: files missing: %w (%w)", o.path, store.ErrNotFound, store.ErrCorrupt)
 	}
 	r.next, r.stop = iter.Pull(r.segments())
+	if r.hash == nil && r.kept == nil && length > bufferSize {
+		r.ahead = s.newAhead(ctx, o, r.pos, r.end)
+	}
 	return r, nil
 }
 
@@ -105,7 +110,7 @@ func (r *stream) Prefetch() (whole bool, err error) {
 	if errors.Is(r.err, io.EOF) {
 		return true, nil
 	}
-	if r.err == nil && r.hash == nil && r.seg.Bytes == nil && r.seg.Length > 0 {
+	if r.err == nil && r.hash == nil && !r.lost && r.seg.Bytes == nil && r.seg.Length > 0 {
 		r.err = r.ensureOpen() // what follows may be up to send
 	}
 	return false, r.err
@@ -173,7 +178,10 @@ const leastSend = 256 << 10
 // send has the kernel copy the rest of the current file, if it is the next thing to go out.
 // The window's last byte is left: it goes when all is found unchanged.
 func (r *stream) send(w FileSender) (n int64, err error) {
-	if w == nil || r.hash != nil || len(r.out) > 0 || r.err != nil || r.seg.Bytes != nil {
+	if w == nil || r.hash != nil || len(r.out) > 0 || r.err != nil || r.ahead != nil && r.ahead.at(r.pos) {
+		return 0, nil
+	}
+	if r.find(); r.seg.Bytes != nil {
 		return 0, nil
 	}
 	size := min(r.seg.Length, r.to-r.pos-1)
@@ -204,6 +212,9 @@ func (r *stream) Close() error {
 		return nil
 	}
 	r.shut, r.out = true, nil
+	if r.ahead != nil {
+		r.ahead.close()
+	}
 	r.stop()
 	r.files.end()
 	if r.buf != nil {
@@ -222,6 +233,12 @@ func (r *stream) chunk() []byte {
 		return nil
 	}
 	if b := r.run(); b != nil {
+		if r.pos == r.to {
+			return r.last(b)
+		}
+		return b
+	}
+	if b := r.readAhead(); b != nil {
 		if r.pos == r.to {
 			return r.last(b)
 		}
@@ -246,6 +263,36 @@ func (r *stream) chunk() []byte {
 			return b
 		}
 	}
+}
+
+// readAhead returns the next bytes if they were read ahead.
+func (r *stream) readAhead() []byte {
+	if r.ahead == nil || r.files.isOpen() || r.ctx.Err() != nil {
+		return nil
+	}
+	p := r.ahead.take(r.pos)
+	if p == nil {
+		return nil
+	}
+	if r.buf != nil {
+		r.s.buffers.put(r.buf)
+	}
+	r.buf = p.buf
+	r.files.expect(p.first, p.last)
+	r.pos += p.size
+	r.lost = true
+	return (*p.buf)[:p.size]
+}
+
+// find makes next go on at pos.
+func (r *stream) find() {
+	if !r.lost {
+		return
+	}
+	r.stop()
+	r.next, r.stop = iter.Pull(r.o.layout.Segments(r.pos, r.end-r.pos))
+	r.seg, _ = r.next()
+	r.lost = false
 }
 
 // run returns the next bytes as they lie in memory, nil where they do not, or where there are few.
@@ -301,7 +348,11 @@ func (r *stream) fill(b []byte) (n int, err error) {
 	if err := r.ctx.Err(); err != nil {
 		return 0, err
 	}
+	r.find()
 	for n < len(b) {
+		if n > 0 && r.ahead != nil && r.ahead.at(r.pos+int64(n)) {
+			break
+		}
 		if r.seg.Length == 0 {
 			var more bool
 			if r.seg, more = r.next(); !more {
@@ -407,6 +458,10 @@ func (r *stream) reprove() error {
 		return corrupt(r.o.path, "changed a moment ago")
 	}
 	r.o = o
+	if r.ahead != nil { // of the old object
+		r.ahead.close()
+		r.ahead = nil
+	}
 	return r.files.restart(o)
 }
 
