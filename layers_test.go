@@ -29,14 +29,17 @@ var layers = map[string][]string{
 	"store/nixproto":    {"nar", "narinfo", "signing", "store"},
 	"store/localstore":  {"nar", "narinfo", "signing", "store", "store/nixproto"},
 	"store/bucketstore": {"nar", "narinfo", "signing", "store"},
+	"store/artefact":    {"nar", "narinfo", "store"},
 	"httpcache":         {"nar", "narinfo", "signing", "store"},
 
 	"internal/background": {},
+	"internal/buffer":     {},
 	"internal/memnet":     {},
 	"internal/plainhttp":  {},
 	"internal/realnix":    {},
 
-	"cmd/narserved": {"nar", "narinfo", "signing", "store", "store/localstore", "store/bucketstore", "httpcache"},
+	"cmd/narserved": {"nar", "narinfo", "signing", "store", "store/artefact", "store/localstore", "store/bucketstore",
+		"httpcache"},
 
 	"examples/nar":         {"nar"},
 	"examples/signing":     {"signing"},
@@ -45,6 +48,7 @@ var layers = map[string][]string{
 	"examples/nixproto":    {"narinfo", "store/nixproto"},
 	"examples/bucketstore": {"narinfo", "store", "store/bucketstore"},
 	"examples/localstore":  {"narinfo", "store", "store/localstore"},
+	"examples/artefact":    {"httpcache", "store/artefact", "store/localstore"},
 	"examples/httpcache":   {"httpcache", "signing", "store/bucketstore", "store/localstore"},
 }
 
@@ -60,6 +64,9 @@ var embeds = map[string][]string{
 	"store/bucketstore": {
 		"github.com/klauspost/compress", "github.com/nix-community/go-nix", "github.com/therootcompany/xz",
 		"golang.org/x/sys",
+	},
+	"store/artefact": {
+		"github.com/klauspost/compress", "github.com/nix-community/go-nix", "golang.org/x/sync", "golang.org/x/sys",
 	},
 	"httpcache": {"github.com/nix-community/go-nix", "golang.org/x/sys"},
 }

@@ -47,6 +47,11 @@ func (a *answer) fail(err error) {
 		a.sentence(http.StatusMovedPermanently, "moved")
 		return
 	}
+	if current, ok := errors.AsType[currentURL](err); ok {
+		a.w.Header().Set("Location", string(current))
+		a.sentence(http.StatusTemporaryRedirect, "moved")
+		return
+	}
 	if a.r.Context().Err() != nil {
 		a.abort(err)
 	}

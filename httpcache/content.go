@@ -27,10 +27,13 @@ type content struct {
 	size  int64  // of the whole body; -1: unknown
 	csp   string // Content-Security-Policy; "": none
 
+	ranges bool // are answered though the size is unknown
+
 	// Exactly one of these gives the body.
 	body []byte
 	open func(ctx context.Context, s span) (io.ReadCloser, error) // s is the whole body if size is -1
 	file func(ctx context.Context) (*store.File, error)
+	made func(ctx context.Context) (*store.File, error) // may be growing: see serveArtefact
 
 	opened io.Closer // nil until there is something to close
 }
@@ -43,7 +46,7 @@ func text(mime, cache string, body []byte) *content {
 }
 
 // reader opens a body that is not at hand, or the part of it that s says. What it opens is closed by close.
-func (c *content) reader(ctx context.Context, s span) (io.Reader, error) {
+func (c *content) reader(ctx context.Context, h *Handler, s span) (io.Reader, error) {
 	switch {
 	case c.open != nil:
 		rc, err := c.open(ctx, s)
@@ -60,6 +63,11 @@ func (c *content) reader(ctx context.Context, s span) (io.Reader, error) {
 		c.opened = f
 		if f.Size != c.size {
 			return nil, fmt.Errorf("httpcache: a file of %d bytes has %d: %w", c.size, f.Size, store.ErrCorrupt)
+		}
+		if f.Source != nil {
+			r := h.newSourceReader(f, s)
+			c.opened = r
+			return r, nil
 		}
 		_, err = f.Seek(s.offset, io.SeekStart)
 		return &io.LimitedReader{R: f.ReadSeekCloser, N: s.length}, err
@@ -82,7 +90,7 @@ func (c *content) setHeader(h http.Header) {
 	if c.csp != "" {
 		h.Set("Content-Security-Policy", c.csp)
 	}
-	if c.size >= 0 {
+	if c.size >= 0 || c.ranges {
 		h.Set("Accept-Ranges", "bytes")
 	}
 }
@@ -95,6 +103,9 @@ const firstBlock = 32 << 10
 // An error is returned only while nothing has been written.
 func (a *answer) serveContent(c *content) error {
 	defer c.close()
+	if c.made != nil && a.r.Method != http.MethodHead && !noneMatch(a.r, c.etag) {
+		return a.serveArtefact(c)
+	}
 	header := a.w.Header()
 	if noneMatch(a.r, c.etag) {
 		header.Set("Etag", c.etag)
@@ -125,7 +136,7 @@ func (a *answer) serveBody(c *content, part span, partial bool) error {
 		}
 		return a.finish()
 	}
-	r, err := c.reader(a.r.Context(), part)
+	r, err := c.reader(a.r.Context(), a.h, part)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/voidnxlab/nixtrap/internal/buffer"
 	"github.com/voidnxlab/nixtrap/signing"
 	"github.com/voidnxlab/nixtrap/store"
 )
@@ -47,6 +48,9 @@ type Options struct {
 	// written replaces the server's WriteTimeout. 0: [DefaultWriteStall]; negative: no limit of ours.
 	WriteStall time.Duration
 
+	// Artefacts compresses the archives of paths that the store keeps no archive of. nil: they are served as they are.
+	Artefacts Artefacts
+
 	// Logger gets our faults at Error and the clients' at Debug. nil: nothing is logged.
 	Logger *slog.Logger
 
@@ -61,7 +65,8 @@ type Handler struct {
 	log      *slog.Logger
 	info     []byte // nix-cache-info
 	narinfos narinfoWriter
-	buffers  sync.Pool
+	buffers  sync.Pool // of *[firstBlock]byte
+	large    buffer.Pool
 }
 
 var _ http.Handler = (*Handler)(nil)
@@ -108,6 +113,9 @@ func (o *Options) check() error {
 			return fmt.Errorf("httpcache: two signing keys are named %q", k.Name())
 		}
 		names[k.Name()] = true
+	}
+	if o.Artefacts != nil && !validEncoder(o.Artefacts.Encoder()) {
+		return fmt.Errorf("httpcache: encoder %q is not 1 to 16 lower-case letters and digits", o.Artefacts.Encoder())
 	}
 	if o.PublicURL == "" {
 		return nil

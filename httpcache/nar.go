@@ -23,6 +23,7 @@ type narName struct {
 	hash    string // of the store path
 	narHash string // base 32; "" means whatever the path has now
 	ext     string // of a compressed archive; "" means the NAR itself
+	encoder string // of an artefact; "" means the store's own archive
 }
 
 // routeNAR reads the part of a NAR's URL after "nar/", in any of the shapes of the package comment.
@@ -35,7 +36,10 @@ func (h *Handler) routeNAR(file string, query url.Values) resolver {
 	case len(base) == hashPartLen && ext == "":
 		return h.nar(narName{hash: base})
 	case len(base) == hashPartLen+1+narHashLen && base[hashPartLen] == '-':
-		return h.nar(narName{base[:hashPartLen], base[hashPartLen+1:], ext})
+		return h.nar(narName{hash: base[:hashPartLen], narHash: base[hashPartLen+1:], ext: ext})
+	case ext == artefactExt && isArtefactBase(base):
+		return h.nar(narName{hash: base[:hashPartLen], narHash: base[hashPartLen+1:][:narHashLen], ext: ext,
+			encoder: base[hashPartLen+1+narHashLen+1:]})
 	case len(base) == narHashLen && query.Has("hash") && ext == "":
 		return h.nar(narName{hash: query.Get("hash"), narHash: base})
 	case len(base) == narHashLen:
@@ -76,6 +80,9 @@ func (h *Handler) nar(name narName) resolver {
 		case current:
 		default:
 			return nil, notFound("%q has other content now", info.StorePath)
+		}
+		if name.encoder != "" {
+			return h.artefact(info, name.encoder)
 		}
 		if name.ext != "" {
 			return h.archive(ctx, info, name.ext)

@@ -40,6 +40,13 @@ func (h *Handler) narinfo(ctx context.Context, hash string, form narinfoForm) (*
 // It drops signatures that are none, for Nix 2.34 refuses a whole narinfo because of one.
 func (h *Handler) describe(info *narinfo.Info) {
 	info.Signatures = slices.DeleteFunc(info.Signatures, func(s signing.Signature) bool { return !s.WellFormed() })
+	if !h.offerArtefact(info) {
+		h.nameArchive(info)
+	}
+}
+
+// nameArchive names the archive as the store has it.
+func (h *Handler) nameArchive(info *narinfo.Info) {
 	url := "nar/" + string(info.StorePath.HashPart()) + "-" + info.NarHash.Base32() + ".nar"
 	if ext := h.archiveExt(info); ext != "" {
 		info.URL, info.Compression = url+"."+ext, compressionOf(info)

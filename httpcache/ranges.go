@@ -10,7 +10,11 @@ import (
 // span is a run of bytes of a body of known size.
 type span struct{ offset, length int64 }
 
+// contentRange is a Content-Range's value; a size of -1 is one that nobody knows yet.
 func (s span) contentRange(size int64) string {
+	if size < 0 {
+		return fmt.Sprintf("bytes %d-%d/*", s.offset, s.offset+s.length-1)
+	}
 	return fmt.Sprintf("bytes %d-%d/%d", s.offset, s.offset+s.length-1, size)
 }
 

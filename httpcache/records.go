@@ -196,7 +196,7 @@ func (h *Handler) findDebugInfo(ctx context.Context, o store.DebugInfoFinder, id
 	if err := h.allow(ctx, info); err != nil {
 		return nil, err
 	}
-	h.describe(info)
+	h.nameArchive(info) // dwarffs unpacks plain and xz-compressed archives alone
 	return document(cacheAnHour, struct {
 		Archive string `json:"archive"` // relative to debuginfo/
 		Member  string `json:"member"`

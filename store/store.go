@@ -21,6 +21,7 @@ import (
 	"errors"
 	"io"
 	"iter"
+	"os"
 	"time"
 
 	"github.com/voidnxlab/nixtrap/nar"
@@ -67,8 +68,19 @@ type LayoutOpener interface {
 // File is a stored file, open for reading.
 type File struct {
 	io.ReadSeekCloser
-	Size    int64
+	Size    int64 // -1: not known yet; a Seek relative to the end then waits until it is, or fails
 	ModTime time.Time
+
+	// Hash is that of the whole file. Zero: not known.
+	Hash narinfo.Hash
+
+	// Source is the file that ReadSeekCloser reads, so that its bytes may be copied by the kernel. Its offset is the
+	// reader's. It is not to be closed. nil: there is none, or what is read from it would not be proved.
+	Source *os.File
+
+	// Check must be called, and return nil, before the last bytes that were read from Source are let go: only then
+	// are they proved. nil: there is nothing to check.
+	Check func() error
 }
 
 // ArchiveOpener is a store that keeps archives compressed, as files, and hands them out undecoded.

@@ -80,6 +80,7 @@ type status struct {
 	Source        string                `json:"source"`  // which store is served
 	Running       int64                 `json:"running"` // requests that are being answered
 	Requests      map[string]kindStatus `json:"requests"`
+	Artefacts     *artefactStatus       `json:"artefacts,omitempty"`
 	Quarantined   []quarantinedPath     `json:"quarantined"` // paths not served because their content is wrong
 }
 
@@ -124,6 +125,7 @@ func (s *server) status() status {
 	for kind, t := range s.traffic.kinds {
 		st.Requests[kind.String()] = kindStatus{t.requests.Load(), t.failed.Load(), t.aborted.Load(), t.bytes.Load()}
 	}
+	st.Artefacts = s.artefactStatus()
 	if q, ok := s.source.Store.(quarantiner); ok {
 		for _, path := range q.Quarantined() {
 			st.Quarantined = append(st.Quarantined, quarantinedPath{string(path.Path), path.Since.UTC(), path.Reason})

@@ -25,7 +25,7 @@ func TestReadersBesideAWriter(t *testing.T) {
 func testReadersBesideAWriter(t *testing.T, release string) {
 	p := newPrivateStoreOf(t, release)
 	kept := p.Build(t, "kept", "mkdir $out; head -c 300000 /dev/urandom > $out/data")
-	s := startServer(t, "--store", p.URI())
+	s := startServer(t, "--store", p.URI(), "--compression", "none")
 	want, err := p.Command(t, "nix-store", "--dump", kept).Output()
 	require.NoError(t, err)
 
@@ -87,7 +87,7 @@ func TestPathRebuiltWithOtherContentIsNoticed(t *testing.T) {
 	// Not deterministic, so the same derivation has other content at each build.
 	const script = "mkdir $out; head -c 100000 /dev/urandom > $out/data"
 	path := p.Build(t, "rebuilt", script)
-	s := startServer(t, "--store", p.URI())
+	s := startServer(t, "--store", p.URI(), "--compression", "none")
 	old := s.narinfoFields(t, path)
 	require.NoError(t, get(t, s.URL+"/"+old["URL"]).err)
 

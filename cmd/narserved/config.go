@@ -82,6 +82,18 @@ type Config struct {
 	// else narserved below $XDG_STATE_HOME or ~/.local/state.
 	StateDir string `toml:"state-dir"`
 
+	// Compression is how the archives of a live store are offered: "none", "zstd" (from the artefact cache), or "auto",
+	// which is zstd wherever the cache can be used. A directory's archives are served as it keeps them.
+	Compression string `toml:"compression"`
+
+	// ArtefactCache is the most disk space that compressed archives may take: a number of bytes, or one with a unit as
+	// in "500MB" and "20GiB". "0" switches compression off. "auto" is a tenth of the free space, but not above 20GiB.
+	ArtefactCache string `toml:"artefact-cache"`
+
+	// ArtefactDir is the folder for them. Who can write there can have wrong bytes served, though not unnoticed by
+	// clients. Default: artefacts below $CACHE_DIRECTORY, else below StateDir.
+	ArtefactDir string `toml:"artefact-dir"`
+
 	// DrainTimeout is how long a server that was told to stop lets running transfers finish. Default: "5m".
 	DrainTimeout time.Duration `toml:"drain-timeout"`
 
@@ -105,7 +117,8 @@ const (
 func defaultConfig() *Config {
 	return &Config{
 		Listen: []string{}, Store: "auto", SignKey: []string{}, Priority: httpcache.DefaultPriority, Roots: []string{},
-		MemoryCache: defaultMemoryCache, TrustedKey: []string{}, ACMEDomain: []string{}, DrainTimeout: 5 * time.Minute, LogFormat: "text", LogLevel: "info",
+		TrustedKey: []string{}, MemoryCache: defaultMemoryCache, ACMEDomain: []string{}, Compression: auto,
+		ArtefactCache: auto, DrainTimeout: 5 * time.Minute, LogFormat: "text", LogLevel: "info",
 	}
 }
 
@@ -127,6 +140,9 @@ func (c *Config) flags(set *flag.FlagSet) {
 	set.StringVar(&c.ACMEEmail, "acme-email", c.ACMEEmail, "mail `ADDRESS` for the certificate authority")
 	set.StringVar(&c.ACMEDirectory, "acme-directory", c.ACMEDirectory, "directory `URL` of the certificate authority")
 	set.StringVar(&c.StateDir, "state-dir", c.StateDir, "`FOLDER` for the signing key, proofs and certificates")
+	set.StringVar(&c.Compression, "compression", c.Compression, "offer a live store's archives as `KIND`: none, zstd, auto")
+	set.StringVar(&c.ArtefactCache, "artefact-cache", c.ArtefactCache, "keep compressed archives up to this `SIZE`, as 20GiB")
+	set.StringVar(&c.ArtefactDir, "artefact-dir", c.ArtefactDir, "`FOLDER` for compressed archives")
 	set.DurationVar(&c.DrainTimeout, "drain-timeout", c.DrainTimeout, "how long transfers may go on after a stop")
 	set.StringVar(&c.LogFormat, "log-format", c.LogFormat, "`FORMAT` of the log: text, json")
 	set.StringVar(&c.LogLevel, "log-level", c.LogLevel, "least `LEVEL` to log: debug, info, warn, error")
@@ -241,6 +257,9 @@ func (c *Config) complete(env environ) error {
 	if c.StateDir == "" {
 		c.StateDir = defaultStateDir(env, os.Geteuid())
 	}
+	if c.ArtefactDir == "" {
+		c.ArtefactDir = c.defaultArtefactDir(env)
+	}
 	_, err := newLogger(nil, c.LogFormat, c.LogLevel)
 	switch {
 	case err != nil:
@@ -258,6 +277,9 @@ func (c *Config) complete(env environ) error {
 		return usageError{hint(fmt.Errorf("priority: %d is negative", c.Priority), "use 1 or more; 30 is usual")}
 	case c.DrainTimeout < 0:
 		return usageError{hint(fmt.Errorf("drain-timeout: %s is negative", c.DrainTimeout), "use 0s to cut at once")}
+	}
+	if err := c.checkArtefacts(); err != nil {
+		return err
 	}
 	if c.AdminListen != "" {
 		if _, err := parseAddress(flagAdminListen, c.AdminListen); err != nil {

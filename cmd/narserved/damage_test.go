@@ -65,7 +65,7 @@ func testDamage(t *testing.T, damage func(*testing.T, string), proved, during bo
 	p := newPrivateStore(t)
 	path := p.Build(t, "victim",
 		`mkdir $out; head -c 41943040 /dev/zero | tr '\0' a > $out/big; echo small > $out/small`)
-	s := startServer(t, "--store", p.URI())
+	s := startServer(t, "--store", p.URI(), "--compression", "none")
 	narinfoURL := s.URL + "/" + hashPart(path) + ".narinfo"
 	narURL := s.URL + "/" + s.narinfoFields(t, path)["URL"]
 	want := sha256.Sum256(dump(t, p, path))

@@ -162,6 +162,7 @@ func (n *nixServe) apply(c *Config, env environ) error {
 	if remote := env["NIX_REMOTE"]; isAuto(c.Store) && remote != "" && remote != "daemon" {
 		c.Store = remote
 	}
+	c.Compression = "none" // nix-serve compresses nothing and writes nothing to the disk
 	switch {
 	case n.quiet || n.logFormat == "quiet":
 		c.LogLevel = "warn"

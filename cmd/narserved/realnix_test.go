@@ -57,7 +57,7 @@ func TestClientRefusesAnotherKey(t *testing.T) {
 
 func TestEveryNARIsWhatNixDumps(t *testing.T) {
 	top := realnix.Closure(t, 150)
-	s := startServer(t, "--store", "local")
+	s := startServer(t, "--store", "local", "--compression", "none")
 	nix := realnix.Get(t, "2.8")
 	for _, path := range strings.Fields(nix.Run(t, "nix-store", "--query", "--requisites", top)) {
 		dump := sha256.New()
@@ -114,7 +114,7 @@ func decodeJSON(t *testing.T, text []byte) any {
 func TestListingOfNamesThatAreNotUTF8IsAbsent(t *testing.T) {
 	p := newPrivateStore(t)
 	path := p.Build(t, "latin1", `mkdir $out; : > "$out/$(printf 'caf\351')"`)
-	s := startServer(t, "--store", p.URI())
+	s := startServer(t, "--store", p.URI(), "--compression", "none")
 	require.Equal(t, http.StatusNotFound, get(t, s.URL+"/"+hashPart(path)+".ls").status)
 	nar := get(t, s.URL+"/"+s.narinfoFields(t, path)["URL"])
 	require.NoError(t, nar.err)
@@ -149,7 +149,7 @@ func TestFilesAndDebugInfoOutOfAPath(t *testing.T) {
 	p := newPrivateStore(t)
 	path := p.Build(t, "debug", `mkdir -p $out/lib/debug/.build-id/ab; echo symbols > $out/lib/debug/.build-id/ab/cdef12.debug
 		ln -s lib/debug $out/inside; ln -s /etc/passwd $out/outside`)
-	s := startServer(t, "--store", p.URI())
+	s := startServer(t, "--store", p.URI(), "--compression", "none")
 	files := s.URL + "/serve/" + hashPart(path)
 	require.Equal(t, "symbols\n", string(get(t, files+"/inside/.build-id/ab/cdef12.debug").body))
 	require.Equal(t, http.StatusNotFound, get(t, files+"/outside").status)

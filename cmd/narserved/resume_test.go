@@ -58,10 +58,14 @@ func TestNixResumesThroughAProxyThatCuts(t *testing.T) {
 	compressed := t.TempDir()
 	p.Run(t, "nix", "copy", "--to", "file://"+compressed+"?compression=zstd", path)
 
-	for name, store := range map[string]string{"identity": p.URI(), "zstd": "file://" + compressed} {
+	for name, args := range map[string][]string{
+		"identity":             {"--store", p.URI(), "--compression", "none"},
+		"zstd of a directory":  {"--store", "file://" + compressed},
+		"zstd of a live store": {"--store", p.URI(), "--compression", "zstd"},
+	} {
 		t.Run(name, func(t *testing.T) {
-			s := startServer(t, "--store", store)
-			require.Equal(t, name == "zstd", strings.HasSuffix(s.narinfoFields(t, path)["URL"], ".zst"))
+			s := startServer(t, args...)
+			require.Equal(t, name != "identity", strings.HasSuffix(s.narinfoFields(t, path)["URL"], ".zst"))
 			proxy, cuts := cuttingProxy(t, strings.TrimPrefix(s.URL, "http://"))
 			dest := nix.TempDir(t)
 			args := append(s.trusting(), "--option", "download-attempts", "100",

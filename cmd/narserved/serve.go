@@ -22,6 +22,7 @@ import (
 	"github.com/voidnxlab/nixtrap/httpcache"
 	"github.com/voidnxlab/nixtrap/internal/plainhttp"
 	"github.com/voidnxlab/nixtrap/signing"
+	"github.com/voidnxlab/nixtrap/store/artefact"
 )
 
 const (
@@ -35,6 +36,7 @@ type server struct {
 	config  *Config
 	log     *slog.Logger
 	source  *source
+	made    *artefact.Cache // nil: the source keeps archives itself
 	traffic *traffic
 	started time.Time
 	http    *http.Server
@@ -97,6 +99,10 @@ func (p *process) serve(ctx context.Context, c *Config) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.source.Close()) }()
+	if s.made, err = c.openArtefacts(p.env, log, s.source); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.closeArtefacts()) }()
 	if err := s.build(p, listeners); err != nil {
 		return err
 	}
@@ -149,13 +155,17 @@ func (s *server) cacheHandler(keys []*signing.SecretKey) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	return httpcache.New(s.source.Store, &httpcache.Options{
+	options := &httpcache.Options{
 		Keys:     keys,
 		Priority: s.config.Priority,
 		Policy:   policy,
 		Logger:   s.log,
 		Trace:    s.traffic.trace(),
-	})
+	}
+	if s.made != nil {
+		options.Artefacts = s.made
+	}
+	return httpcache.New(s.source.Store, options)
 }
 
 // newHTTPServer has no WriteTimeout, for archives may be long: the cache's handler cuts off who stops reading.

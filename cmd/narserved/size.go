@@ -31,7 +31,7 @@ func parseSize(text string) (size, error) {
 	}
 	n, err := strconv.ParseFloat(number, 64)
 	if err != nil || n < 0 || math.IsNaN(n) || n*factor >= math.MaxInt64 {
-		return 0, fmt.Errorf("%q is no size, write 20GiB, 500MB or a number of bytes", text)
+		return 0, fmt.Errorf("%q is no size (as 20GiB, 500MB or a number of bytes)", text)
 	}
 	return size(n * factor), nil
 }

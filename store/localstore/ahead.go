@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 
+	"github.com/voidnxlab/nixtrap/internal/buffer"
 	"github.com/voidnxlab/nixtrap/nar"
 )
 
@@ -46,7 +47,7 @@ func (a *ahead) begin() {
 		if size == 0 {
 			return
 		}
-		buf := a.s.buffers.getLarge()
+		buf := a.s.buffers.GetLarge()
 		if buf == nil {
 			return
 		}
@@ -62,14 +63,14 @@ func (a *ahead) begin() {
 
 // plan returns the next run of the archive without a large file, no longer than a buffer.
 func (a *ahead) plan() (off, size int64) {
-	off, size = a.next, min(a.end-a.next, bufferSize)
+	off, size = a.next, min(a.end-a.next, buffer.Large)
 	for _, i := range a.o.large {
 		e := a.o.layout.Entry(i)
 		switch {
 		case e.Offset+e.Size <= off:
 		case e.Offset <= off:
 			off = e.Offset + e.Size
-			size = max(0, min(a.end-off, bufferSize))
+			size = max(0, min(a.end-off, buffer.Large))
 		default:
 			return off, min(size, e.Offset-off)
 		}
@@ -104,7 +105,7 @@ func (a *ahead) at(off int64) bool { return len(a.pieces) > 0 && a.pieces[0].off
 
 func (a *ahead) drop() {
 	<-a.pieces[0].done
-	a.s.buffers.put(a.pieces[0].buf)
+	a.s.buffers.Put(a.pieces[0].buf)
 	a.pieces = a.pieces[1:]
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/voidnxlab/nixtrap/internal/background"
+	"github.com/voidnxlab/nixtrap/internal/buffer"
 	"github.com/voidnxlab/nixtrap/nar"
 	"github.com/voidnxlab/nixtrap/narinfo"
 	"github.com/voidnxlab/nixtrap/store"
@@ -44,7 +45,7 @@ type Store struct {
 	quarantine quarantine
 	debug      debugIndex
 	memory     *memory
-	buffers    buffers
+	buffers    buffer.Pool
 	background *background.Work
 }
 

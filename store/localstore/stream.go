@@ -10,6 +10,7 @@ import (
 	"iter"
 	"time"
 
+	"github.com/voidnxlab/nixtrap/internal/buffer"
 	"github.com/voidnxlab/nixtrap/nar"
 	"github.com/voidnxlab/nixtrap/narinfo"
 	"github.com/voidnxlab/nixtrap/store"
@@ -80,7 +81,7 @@ func (s *Store) newStream(ctx context.Context, o *object, offset, length int64) 
 		return nil, fmt.Errorf("localstore: path %q: files missing: %w (%w)", o.path, store.ErrNotFound, store.ErrCorrupt)
 	}
 	r.next, r.stop = iter.Pull(r.segments())
-	if r.hash == nil && r.kept == nil && length > bufferSize {
+	if r.hash == nil && r.kept == nil && length > buffer.Large {
 		r.ahead = s.newAhead(ctx, o, r.pos, r.end)
 	}
 	return r, nil
@@ -218,7 +219,7 @@ func (r *stream) Close() error {
 	r.stop()
 	r.files.end()
 	if r.buf != nil {
-		r.s.buffers.put(r.buf)
+		r.s.buffers.Put(r.buf)
 	}
 	if r.kept != nil {
 		r.s.memory.release(r.kept)
@@ -245,7 +246,7 @@ func (r *stream) chunk() []byte {
 		return b
 	}
 	if r.buf == nil {
-		r.buf = r.s.buffers.get()
+		r.buf = r.s.buffers.Get()
 	}
 	for {
 		at := r.pos
@@ -275,7 +276,7 @@ func (r *stream) readAhead() []byte {
 		return nil
 	}
 	if r.buf != nil {
-		r.s.buffers.put(r.buf)
+		r.s.buffers.Put(r.buf)
 	}
 	r.buf = p.buf
 	r.files.expect(p.first, p.last)
@@ -333,8 +334,8 @@ func (r *stream) drain() error {
 	if r.pos == r.end {
 		return nil
 	}
-	buf := r.s.buffers.get()
-	defer r.s.buffers.put(buf)
+	buf := r.s.buffers.Get()
+	defer r.s.buffers.Put(buf)
 	for r.pos < r.end {
 		if _, err := r.fill(*buf); err != nil {
 			return err
