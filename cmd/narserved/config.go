@@ -95,7 +95,7 @@ type Config struct {
 	ArtefactDir string `toml:"artefact-dir"`
 
 	// DrainTimeout is how long a server that was told to stop lets running transfers finish. Default: "5m".
-	DrainTimeout time.Duration `toml:"drain-timeout"`
+	DrainTimeout duration `toml:"drain-timeout"`
 
 	// LogFormat is "text" (default) or "json".
 	LogFormat string `toml:"log-format"`
@@ -118,7 +118,7 @@ func defaultConfig() *Config {
 	return &Config{
 		Listen: []string{}, Store: "auto", SignKey: []string{}, Priority: httpcache.DefaultPriority, Roots: []string{},
 		TrustedKey: []string{}, MemoryCache: defaultMemoryCache, ACMEDomain: []string{}, Compression: auto,
-		ArtefactCache: auto, DrainTimeout: 5 * time.Minute, LogFormat: "text", LogLevel: "info",
+		ArtefactCache: auto, DrainTimeout: duration(5 * time.Minute), LogFormat: "text", LogLevel: "info",
 	}
 }
 
@@ -143,7 +143,7 @@ func (c *Config) flags(set *flag.FlagSet) {
 	set.StringVar(&c.Compression, "compression", c.Compression, "offer a live store's archives as `KIND`: none, zstd, auto")
 	set.StringVar(&c.ArtefactCache, "artefact-cache", c.ArtefactCache, "keep compressed archives up to this `SIZE`, as 20GiB")
 	set.StringVar(&c.ArtefactDir, "artefact-dir", c.ArtefactDir, "`FOLDER` for compressed archives")
-	set.DurationVar(&c.DrainTimeout, "drain-timeout", c.DrainTimeout, "how long transfers may go on after a stop")
+	set.Var(&c.DrainTimeout, "drain-timeout", "how long transfers may go on after a stop, as `TIME` with a unit")
 	set.StringVar(&c.LogFormat, "log-format", c.LogFormat, "`FORMAT` of the log: text, json")
 	set.StringVar(&c.LogLevel, "log-level", c.LogLevel, "least `LEVEL` to log: debug, info, warn, error")
 }
@@ -193,7 +193,8 @@ func (c *Config) readConfig(file string) error {
 			"the file is TOML, as in listen = [\":5000\"]")}
 	}
 	if err != nil {
-		return usageError{fmt.Errorf("config: %s: %v", file, err)}
+		return usageError{hint(fmt.Errorf("config: %s: %v", file, strings.TrimPrefix(err.Error(), "toml: ")),
+			"text stands in quotes, a repeatable key takes an array: listen = [\":5000\"], drain-timeout = \"5m\", unsigned = true")}
 	}
 	return nil
 }
@@ -280,6 +281,14 @@ func (c *Config) complete(env environ) error {
 	}
 	if err := c.checkArtefacts(); err != nil {
 		return err
+	}
+	if _, err := publicKeys(c.TrustedKey); err != nil {
+		return err
+	}
+	if !strings.HasPrefix(c.Store, "file://") {
+		if _, err := localOptions(c.Store, env); err != nil {
+			return err
+		}
 	}
 	if c.AdminListen != "" {
 		if _, err := parseAddress(flagAdminListen, c.AdminListen); err != nil {

@@ -98,14 +98,14 @@ unsigned = true
 	require.Equal(t, []string{":3", ":4"}, c.Listen, "a repeatable flag replaces the whole array")
 	require.Equal(t, []string{"/a", "/b"}, c.Roots)
 	require.Equal(t, 20, c.Priority)
-	require.Equal(t, 7*time.Second, c.DrainTimeout)
+	require.Equal(t, duration(7*time.Second), c.DrainTimeout)
 	require.True(t, c.Unsigned)
 	require.Equal(t, "/state", c.StateDir)
 
 	c, err = p.serveConfig(cmd, []string{"--config=" + file, "--unsigned=false", "--drain-timeout=1m"})
 	require.NoError(t, err)
 	require.False(t, c.Unsigned)
-	require.Equal(t, time.Minute, c.DrainTimeout)
+	require.Equal(t, duration(time.Minute), c.DrainTimeout)
 	require.Equal(t, []string{"127.0.0.1:1", "127.0.0.1:2"}, c.Listen)
 }
 

@@ -34,7 +34,7 @@ func (s *server) waitForStop(ctx context.Context, signals <-chan os.Signal, fail
 
 // drain stops accepting, lets running requests finish until the timeout or a second signal, and cuts the rest.
 func (s *server) drain(signals <-chan os.Signal) {
-	timeout := s.config.DrainTimeout
+	timeout := time.Duration(s.config.DrainTimeout)
 	s.log.Info("stopping: running requests may finish, a second signal cuts them",
 		"running", s.traffic.running.Load(), "drain_timeout", timeout)
 	notifyStopping(s.log, timeout)

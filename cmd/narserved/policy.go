@@ -2,18 +2,21 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/voidnxlab/nixtrap/httpcache"
 	"github.com/voidnxlab/nixtrap/narinfo"
+	"github.com/voidnxlab/nixtrap/store"
 )
 
 // rootsAge is how long the closure of the roots is remembered: a profile that was switched is served this much later.
 const rootsAge = time.Minute
 
 // policy is what the configuration limits serving to, nil if it does not.
-func (c *Config) policy(s *source) (httpcache.Policy, error) {
+func (c *Config) policy(s *source, log *slog.Logger) (httpcache.Policy, error) {
 	ring, err := publicKeys(c.TrustedKey)
 	if err != nil {
 		return nil, err
@@ -24,15 +27,27 @@ func (c *Config) policy(s *source) (httpcache.Policy, error) {
 	}
 	if len(c.Roots) > 0 {
 		roots := func(context.Context) ([]narinfo.StorePath, error) { return s.roots(c.Roots) }
-		if _, err := roots(context.Background()); err != nil {
+		paths, err := roots(context.Background())
+		if err != nil {
 			return nil, hint(err, "a root is a store path or a symlink to one, as /nix/var/nix/profiles/system")
 		}
+		warnOfAbsent(log, s, paths)
 		policies = append(policies, httpcache.ClosureOf(s.Store, roots, rootsAge))
 	}
 	if len(policies) == 0 {
 		return nil, nil
 	}
 	return policies, nil
+}
+
+// warnOfAbsent tells of roots that the store does not hold, which may come to be there later: until then nothing of
+// theirs is served.
+func warnOfAbsent(log *slog.Logger, s *source, roots []narinfo.StorePath) {
+	for _, root := range roots {
+		if _, err := store.Lookup(context.Background(), s.Store, root); errors.Is(err, store.ErrNotFound) {
+			log.Warn("a root is not in the store: nothing of its closure is served", "root", root)
+		}
+	}
 }
 
 // roots follows the configured symlinks anew.

@@ -151,7 +151,7 @@ func (s *server) build(p *process, l listening) error {
 }
 
 func (s *server) cacheHandler(keys []*signing.SecretKey) (http.Handler, error) {
-	policy, err := s.config.policy(s.source)
+	policy, err := s.config.policy(s.source, s.log)
 	if err != nil {
 		return nil, err
 	}
