@@ -37,6 +37,7 @@ var layers = map[string][]string{
 	"internal/memnet":     {},
 	"internal/plainhttp":  {},
 	"internal/realnix":    {},
+	"internal/debian":     {},
 
 	"cmd/narserved": {"nar", "narinfo", "signing", "store", "store/artefact", "store/localstore", "store/bucketstore",
 		"httpcache"},
