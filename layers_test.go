@@ -34,13 +34,28 @@ var layers = map[string][]string{
 
 	"internal/background": {},
 	"internal/buffer":     {},
+	"internal/debian":     {},
 	"internal/memnet":     {},
 	"internal/plainhttp":  {},
 	"internal/realnix":    {},
-	"internal/debian":     {},
 
 	"cmd/narserved": {"nar", "narinfo", "signing", "store", "store/artefact", "store/localstore", "store/bucketstore",
 		"httpcache"},
+
+	"bench/internal/stats":    {},
+	"bench/internal/rawhttp":  {},
+	"bench/internal/proc":     {},
+	"bench/internal/workload": {},
+	"bench/internal/target":   {"bench/internal/rawhttp"},
+	"bench/internal/contest": {
+		"narinfo", "bench/internal/proc", "bench/internal/rawhttp", "bench/internal/target", "bench/internal/workload",
+	},
+	"bench/internal/report":    {"bench/internal/contest", "bench/internal/stats"},
+	"bench/internal/madestore": {"narinfo", "bench/internal/workload"},
+	"bench/shootout": {
+		"narinfo", "bench/internal/contest", "bench/internal/madestore", "bench/internal/proc", "bench/internal/report",
+		"bench/internal/stats", "bench/internal/target", "bench/internal/workload",
+	},
 
 	"examples/nar":         {"nar"},
 	"examples/signing":     {"signing"},
@@ -184,7 +199,7 @@ func requireComments(t *testing.T, file string) {
 func TestEveryPackageHasAnExample(t *testing.T) {
 	for name := range layers {
 		if strings.HasPrefix(name, "store/storetest") || strings.HasPrefix(name, "internal/") ||
-			strings.HasPrefix(name, "cmd/") || strings.HasPrefix(name, "examples/") {
+			strings.HasPrefix(name, "cmd/") || strings.HasPrefix(name, "examples/") || strings.HasPrefix(name, "bench/") {
 			continue
 		}
 		example := filepath.Join("examples", filepath.Base(name))
