@@ -20,13 +20,17 @@ import (
 // The same table runs over every kind of body with a length: one at hand, one from a store, a file.
 func TestConditionsAndRanges(t *testing.T) {
 	w := newBucket(t)
-	h := newHandler(t, w, nil)
+	l := &live{world: w.world, cache: newArtefacts(t, t.TempDir())}
+	h := l.handler(t, w)
+	require.Equal(t, http.StatusOK, get(h, artefactURL(w.other, "z1")).StatusCode)
+	l.settle(t)
 	for kind, url := range map[string]string{
-		"narinfo": w.urls()["narinfo"],
-		"NAR":     w.urls()["NAR"],
-		"file":    w.urls()["file"],
-		"archive": w.archiveURL(),
-		"stored":  "/" + w.key,
+		"artefact": artefactURL(w.other, "z1"),
+		"narinfo":  w.urls()["narinfo"],
+		"NAR":      w.urls()["NAR"],
+		"file":     w.urls()["file"],
+		"archive":  w.archiveURL(),
+		"stored":   "/" + w.key,
 	} {
 		full := get(h, url)
 		require.Equal(t, http.StatusOK, full.StatusCode, kind)

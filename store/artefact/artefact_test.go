@@ -25,7 +25,7 @@ import (
 
 func TestAHundredFirstRequestsCompressOnce(t *testing.T) {
 	var m storetest.Memory
-	for name, size := range map[string]int{"small": 1000, "large": 30 << 20} {
+	for name, size := range map[string]int{"small": 1000, "large": 6 << 20} {
 		info := add(&m, name, text(1, size))
 		var made atomic.Int64
 		c := open(t, t.TempDir(), &artefact.Options{Trace: &artefact.Trace{
@@ -131,7 +131,7 @@ func TestAJobThatHasNotBegunEndsWithItsLastClient(t *testing.T) {
 
 func TestASourceThatFailsLeavesNothing(t *testing.T) {
 	var m storetest.Memory
-	large, small := add(&m, "large", text(4, 20<<20)), add(&m, "small", text(4, 1000))
+	large, small := add(&m, "large", text(4, 5<<20)), add(&m, "small", text(4, 1000))
 	errDisk := errors.New("disk on fire")
 	for name, tt := range map[string]struct {
 		info *narinfo.Info
@@ -140,8 +140,8 @@ func TestASourceThatFailsLeavesNothing(t *testing.T) {
 		want error
 	}{
 		"at once":                   {large, 0, errDisk, errDisk},
-		"in the middle":             {large, 10 << 20, errDisk, errDisk},
-		"ends early":                {large, 10 << 20, io.EOF, store.ErrCorrupt},
+		"in the middle":             {large, 3 << 20, errDisk, errDisk},
+		"ends early":                {large, 3 << 20, io.EOF, store.ErrCorrupt},
 		"proof fails":               {large, large.NarSize - 1, store.ErrCorrupt, store.ErrCorrupt},
 		"fails behind its end":      {large, large.NarSize, store.ErrCorrupt, store.ErrCorrupt},
 		"wrapped end":               {large, large.NarSize, fmt.Errorf("x: %w", io.EOF), io.EOF},
@@ -190,7 +190,7 @@ func TestANARThatIsTooLongIsCorrupt(t *testing.T) {
 func TestBytesAreTheSameWhateverTheCores(t *testing.T) {
 	var m storetest.Memory
 	var infos []*narinfo.Info
-	for i, size := range []int{0, 100_000, 2 << 20, 3 << 20, 40 << 20} {
+	for i, size := range []int{0, 100_000, 2 << 20, 3 << 20, 22 << 20} {
 		infos = append(infos, add(&m, fmt.Sprint("path", i), text(uint64(i), size)))
 	}
 	caches := []*artefact.Cache{
@@ -283,7 +283,7 @@ func TestAFinishedArtefactIsAFile(t *testing.T) {
 
 func TestADamagedArtefactIsMadeAnew(t *testing.T) {
 	var m storetest.Memory
-	info := add(&m, "path", text(7, 3<<20))
+	info := add(&m, "path", text(7, 300_000))
 	for name, damage := range map[string]func(file string) error{
 		"one bit": func(file string) error {
 			b, err := os.ReadFile(file)

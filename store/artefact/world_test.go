@@ -40,11 +40,8 @@ func text(seed uint64, n int) string {
 
 // noise is n bytes that do not compress.
 func noise(seed uint64, n int) string {
-	random := rand.New(rand.NewPCG(seed, 8))
 	b := make([]byte, n)
-	for i := range b {
-		b[i] = byte(random.Uint32())
-	}
+	_, _ = rand.NewChaCha8([32]byte{byte(seed)}).Read(b)
 	return string(b)
 }
 

@@ -1,0 +1,5 @@
+//go:build race
+
+package artefact_test
+
+const raceEnabled = true
