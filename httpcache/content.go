@@ -141,7 +141,7 @@ func (a *answer) serveBody(c *content, part span, partial bool) error {
 		return err
 	}
 	if p, ok := r.(prefetcher); ok {
-		if _, err := p.Prefetch(); err != nil {
+		if err := p.Prefetch(); err != nil {
 			return err
 		}
 		a.begin(c, part, partial)
@@ -154,8 +154,8 @@ func (a *answer) serveBody(c *content, part span, partial bool) error {
 
 // prefetcher is a body that reads its beginning by itself before the status line is written, and then writes itself.
 type prefetcher interface {
-	// Prefetch fails where the body can't begin; one that is whole then is proved.
-	Prefetch() (whole bool, err error)
+	// Prefetch fails where the body can't begin. One that ends where it has read to is proved then.
+	Prefetch() error
 	io.WriterTo
 }
 

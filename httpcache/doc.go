@@ -1,6 +1,6 @@
 // Package httpcache serves a Nix store over HTTP as a binary cache: an [http.Handler] over any [store.Store].
 //
-// Most callers want [New]. The handler reads only; it keeps no state of its own beside a pool of buffers, so two of
+// Most callers want [New]. The handler reads only; it keeps no state of its own beside buffers and the texts of narinfos, so two of
 // them over one store, with different settings, do not meet.
 //
 // # What is answered

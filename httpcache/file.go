@@ -33,9 +33,7 @@ func (h *Handler) newSourceReader(f *store.File, s span) *sourceReader {
 }
 
 // Prefetch reads the beginning.
-func (r *sourceReader) Prefetch() (whole bool, err error) {
-	return r.left <= firstPiece, r.fill(firstPiece)
-}
+func (r *sourceReader) Prefetch() error { return r.fill(firstPiece) }
 
 // fill reads up to n more bytes. The last ones it reads only if the file is unchanged.
 func (r *sourceReader) fill(n int) error {

@@ -57,6 +57,11 @@ func (b *bodyWriter) extend() {
 
 // end sends what the server has buffered while the deadline still holds, and lifts it: the connection may serve others.
 func (b *bodyWriter) end() error {
+	if f, ok := b.w.(interface{ FlushError() error }); ok && b.rc == nil {
+		err := f.FlushError()
+		b.fail(err)
+		return err
+	}
 	if b.stall <= 0 {
 		return nil
 	}

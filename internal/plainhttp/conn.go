@@ -3,6 +3,7 @@ package plainhttp
 import (
 	"context"
 	"fmt"
+	"log"
 	"net"
 	"net/http"
 	"runtime/debug"
@@ -28,12 +29,11 @@ type conn struct {
 	rest   *handover
 	remote string
 
-	state     atomic.Int32
-	in        [bufferSize]byte
-	have      int       // bytes in in that are not answered yet
-	readUntil time.Time // the read deadline that is set, zero if there is none
+	state atomic.Int32
+	in    [bufferSize]byte
+	have  int // bytes in in that are not answered yet
 
-	writeUntil time.Time // the write deadline that is set, zero if there is none
+	reading, writing deadline
 
 	header http.Header // of responses, used again
 	out    []byte      // of responses' heads and small bodies, used again
@@ -69,7 +69,7 @@ func (c *conn) await(first bool) bool {
 	if c.server.closed.Load() {
 		return false
 	}
-	c.extend(c.patience(first))
+	c.reading.extend(c.patience(first), c.rwc.SetReadDeadline)
 	n, err := c.rwc.Read(c.in[:])
 	c.have = n
 	return (n > 0 || err == nil) && c.state.CompareAndSwap(stateIdle, stateBusy)
@@ -85,48 +85,40 @@ func (c *conn) closeIfIdle() {
 // patience is how long a client may take for the first bytes of a request, by net/http's rules. 0 is for ever.
 func (c *conn) patience(first bool) time.Duration {
 	h := c.server.HTTP
-	for _, d := range []time.Duration{h.IdleTimeout, h.ReadTimeout} {
-		if !first && d != 0 {
-			return max(d, 0)
-		}
+	d := h.IdleTimeout
+	if first {
+		d = h.ReadHeaderTimeout
 	}
-	if first && h.ReadHeaderTimeout == 0 {
-		return max(h.ReadTimeout, 0)
+	if d == 0 {
+		d = h.ReadTimeout
 	}
-	return max(h.ReadHeaderTimeout, 0)
+	return max(d, 0)
 }
 
-// extend sets the read deadline to d from now, unless what is set is almost that: a timer costs as much as a header.
-func (c *conn) extend(d time.Duration) {
-	if d == 0 {
-		return
-	}
-	now := time.Now()
-	if left := c.readUntil.Sub(now); left > d-d/8 && left <= d {
-		return
-	}
-	c.readUntil = now.Add(d)
-	_ = c.rwc.SetReadDeadline(c.readUntil)
-}
+// deadline is what is set of a connection, for one direction.
+type deadline struct{ until time.Time } // zero: none
 
-// extendWrite is extend for the write deadline. One that passes while nothing is written does no harm.
-func (c *conn) extendWrite(d time.Duration) {
-	if d == 0 {
-		return
-	}
+// extend sets it to d from now with set, unless what is set is almost that, for a timer costs as much as a header.
+// 0 is no deadline.
+func (d *deadline) extend(by time.Duration, set func(time.Time) error) {
 	now := time.Now()
-	if left := c.writeUntil.Sub(now); left > d-d/8 && left <= d {
+	left := d.until.Sub(now)
+	switch {
+	case by == 0 && d.until.IsZero(), by > 0 && left > by-by/8 && left <= by:
 		return
+	case by == 0:
+		d.until = time.Time{}
+	default:
+		d.until = now.Add(by)
 	}
-	c.writeUntil = now.Add(d)
-	_ = c.rwc.SetWriteDeadline(c.writeUntil)
+	_ = set(d.until)
 }
 
 // answer has the handler answer a request, and reports whether the connection may carry another one.
 func (c *conn) answer(r *http.Request) (again bool) {
 	ctx := &requestContext{c: c}
 	r.RemoteAddr = c.remote
-	w := &response{c: c, head: r.Method == http.MethodHead, length: -1, stall: -1}
+	w := &response{c: c, head: r.Method == http.MethodHead, length: -1}
 	if c.header == nil {
 		c.header = make(http.Header)
 	}
@@ -142,6 +134,9 @@ func (c *conn) answer(r *http.Request) (again bool) {
 			again = false
 		}
 	}()
+	if until := c.writing.until; !until.IsZero() && !time.Now().Before(until) {
+		c.writing.extend(0, c.rwc.SetWriteDeadline) // of an answer before
+	}
 	c.server.HTTP.Handler.ServeHTTP(w, r.WithContext(ctx))
 	return w.finish() == nil && !w.closing
 }
@@ -151,9 +146,11 @@ func (c *conn) logPanic(v any) {
 		return
 	}
 	message := fmt.Sprintf("http: panic serving %v: %v\n%s", c.remote, v, debug.Stack())
-	if log := c.server.HTTP.ErrorLog; log != nil {
-		log.Print(message)
+	if errorLog := c.server.HTTP.ErrorLog; errorLog != nil {
+		errorLog.Print(message)
+		return
 	}
+	log.Print(message)
 }
 
 // requestContext ends with the answer, or with the client if somebody waits for that.
@@ -200,6 +197,7 @@ func (x *requestContext) Done() <-chan struct{} {
 			close(x.done)
 		} else {
 			x.watching = make(chan struct{})
+			x.c.reading.extend(0, x.c.rwc.SetReadDeadline)
 			go x.watch(x.watching)
 		}
 	}
@@ -209,7 +207,6 @@ func (x *requestContext) Done() <-chan struct{} {
 // watch reads on while the handler runs: what comes is the next request's, and an end is the client's.
 func (x *requestContext) watch(ended chan struct{}) {
 	defer close(ended)
-	_ = x.c.rwc.SetReadDeadline(time.Time{})
 	if x.c.have == len(x.c.in) {
 		return
 	}
@@ -242,7 +239,6 @@ func (x *requestContext) end() bool {
 		_ = x.c.rwc.SetReadDeadline(time.Unix(1, 0))
 		<-watching
 		_ = x.c.rwc.SetReadDeadline(time.Time{})
-		x.c.readUntil = time.Time{}
 	}
 	return !x.gone
 }

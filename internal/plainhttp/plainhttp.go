@@ -17,7 +17,8 @@
 // for only once somebody asks for the context's Done channel.
 // Its ResponseWriter has the methods that [net/http.ResponseController] looks for (Flush and the deadlines),
 // io.ReaderFrom, which lets the kernel copy files, and SetWriteStall, see [Staller].
-// A body of unknown length is sent chunked. A panic with http.ErrAbortHandler cuts the connection.
+// A body of unknown length is sent chunked, and no Content-Type is guessed.
+// A panic with http.ErrAbortHandler cuts the connection.
 //
 // Of the http.Server's settings Handler, ReadHeaderTimeout, ReadTimeout, IdleTimeout and ErrorLog are honoured here,
 // and all of them once a connection is net/http's. WriteTimeout, BaseContext, ConnContext and ConnState are not.
@@ -61,8 +62,9 @@ func (s *Server) Serve(l net.Listener) error {
 	go func() { rest <- s.HTTP.Serve(h) }()
 	err := s.accept(h)
 	_ = h.Close()
-	if restErr := <-rest; err == nil {
-		err = restErr
+	restErr := <-rest
+	if errors.Is(err, net.ErrClosed) { // by HTTP's own Shutdown or Close
+		return restErr
 	}
 	return err
 }

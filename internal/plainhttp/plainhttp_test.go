@@ -78,6 +78,15 @@ func newHandler(t *testing.T) http.Handler {
 		w.Header().Set("Content-Length", "100")
 		_, _ = w.Write([]byte("too little"))
 	}
+	mux["/unwritten"] = func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain")
+		w.Header().Set("Content-Length", "100")
+	}
+	mux["/close"] = func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Connection", "close")
+		w.Header().Set("Date", "then")
+		sized(w, []byte("the end"))
+	}
 	mux["/abort"] = func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain")
 		w.Header().Set("Content-Length", "100")
@@ -127,6 +136,9 @@ var conversations = map[string][]string{
 	"nothing":                     {"GET /nothing HTTP/1.1\r\nHost: h\r\n\r\n", end},
 	"not modified":                {"GET /304 HTTP/1.1\r\nHost: h\r\n\r\n", end},
 	"ends early":                  {"GET /short HTTP/1.1\r\nHost: h\r\n\r\n"},
+	"writes nothing":              {"GET /unwritten HTTP/1.1\r\nHost: h\r\n\r\n"},
+	"HEAD of nothing":             {"HEAD /unwritten HTTP/1.1\r\nHost: h\r\n\r\n", end},
+	"the handler closes":          {"GET /close HTTP/1.1\r\nHost: h\r\n\r\n", end},
 	"aborts":                      {"GET /abort HTTP/1.1\r\nHost: h\r\n\r\n"},
 	"aborts, chunked":             {"GET /abort/chunked HTTP/1.1\r\nHost: h\r\n\r\n"},
 	"HTTP/1.0":                    {"GET /echo HTTP/1.0\r\n\r\n"},
@@ -461,6 +473,63 @@ func TestAWatchedConnectionLosesNothing(t *testing.T) {
 			require.ErrorIs(t, ctx.Err(), context.Canceled, "a context ends with its answer")
 		}
 	})
+}
+
+func TestAContextThatWasAskedForHoldsNothingUp(t *testing.T) {
+	s := &plainhttp.Server{HTTP: &http.Server{IdleTimeout: time.Minute,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_ = r.Context().Done()
+			ok(w, r)
+		})}}
+	addr := serve(t, s.Serve)
+	var clients sync.WaitGroup
+	for range 50 {
+		c, err := net.Dial("tcp", addr)
+		require.NoError(t, err)
+		defer c.Close()
+		clients.Go(func() {
+			_, _ = io.WriteString(c, get)
+			_, _ = io.ReadFull(c, make([]byte, 20))
+		})
+	}
+	clients.Wait()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	require.NoError(t, s.Shutdown(ctx))
+}
+
+func TestADeadlineHoldsForItsAnswer(t *testing.T) {
+	for name, first := range map[string]func(w http.ResponseWriter){
+		"by stall": func(w http.ResponseWriter) { w.(plainhttp.Staller).SetWriteStall(time.Second) },
+		"by deadline": func(w http.ResponseWriter) {
+			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(time.Second))
+		},
+	} {
+		for then, second := range map[string]func(w http.ResponseWriter){
+			"nothing":  func(http.ResponseWriter) {},
+			"no stall": func(w http.ResponseWriter) { w.(plainhttp.Staller).SetWriteStall(0) },
+			"a stall":  func(w http.ResponseWriter) { w.(plainhttp.Staller).SetWriteStall(time.Minute) },
+		} {
+			t.Run(name+", then "+then, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					prepare := first
+					w := newWorld(func(w http.ResponseWriter, r *http.Request) {
+						prepare(w)
+						ok(w, r)
+					})
+					c := w.dial(t)
+					for range 2 {
+						_, err := io.WriteString(c, get)
+						require.NoError(t, err)
+						requireAnswer(t, c)
+						time.Sleep(5 * time.Second)
+						prepare = second
+					}
+					w.close(t)
+				})
+			})
+		}
+	}
 }
 
 func TestSlowReadersAreCutOffAndSteadyOnesAreNot(t *testing.T) {

@@ -38,8 +38,9 @@ type response struct {
 	noBody  bool // the status allows none
 	closing bool // the connection ends with this answer
 
-	stall time.Duration // negative: whatever deadline is set
-	err   error         // sticky
+	stalls bool          // SetWriteStall was called
+	stall  time.Duration // 0: never
+	err    error         // sticky
 }
 
 var (
@@ -48,19 +49,19 @@ var (
 	_ Staller             = (*response)(nil)
 )
 
-var (
-	errTooLong = errors.New("http: wrote more than the declared Content-Length") // net/http's text
-	errBroken  = errors.New("plainhttp: the answer ends before its Content-Length")
-)
+var errBroken = errors.New("plainhttp: the answer ends before its Content-Length")
 
 // Header implements http.ResponseWriter.
 func (w *response) Header() http.Header { return w.c.header }
 
 // SetWriteStall implements Staller.
-func (w *response) SetWriteStall(d time.Duration) { w.stall = d }
+func (w *response) SetWriteStall(d time.Duration) { w.stalls, w.stall = true, max(d, 0) }
 
 // SetWriteDeadline is for http.ResponseController.
-func (w *response) SetWriteDeadline(t time.Time) error { return w.c.rwc.SetWriteDeadline(t) }
+func (w *response) SetWriteDeadline(t time.Time) error {
+	w.c.writing.until = t
+	return w.c.rwc.SetWriteDeadline(t)
+}
 
 // SetReadDeadline is for http.ResponseController. There is no body to read: it does nothing.
 func (w *response) SetReadDeadline(time.Time) error { return nil }
@@ -88,6 +89,9 @@ func (w *response) WriteHeader(status int) {
 	if w.c.server.closed.Load() {
 		w.closing = true
 	}
+	if strings.EqualFold(h.Get("Connection"), "close") {
+		w.closing = true
+	}
 	if w.closing {
 		h["Connection"] = []string{"close"}
 	}
@@ -110,7 +114,10 @@ func (w *response) appendHead(b []byte) []byte {
 			b = append(append(b, oneLine(value)...), "\r\n"...)
 		}
 	}
-	return append(w.c.server.dates.append(b), "\r\n"...)
+	if w.c.header["Date"] == nil {
+		b = w.c.server.dates.append(b)
+	}
+	return append(b, "\r\n"...)
 }
 
 // oneLine keeps a value from being taken for the next header.
@@ -132,7 +139,7 @@ func (w *response) Write(p []byte) (int, error) {
 	case w.noBody:
 		return 0, http.ErrBodyNotAllowed
 	case w.length >= 0 && w.written+int64(len(p)) > w.length:
-		return 0, errTooLong
+		return 0, http.ErrContentLength
 	case w.head || len(p) == 0:
 		w.written += int64(len(p))
 		return len(p), nil
@@ -177,8 +184,8 @@ func (w *response) send(pieces ...[]byte) error {
 // patiently calls write, which goes on where it stopped, until it is done or the client takes too little in too long.
 func (w *response) patiently(write func() (int64, error)) {
 	for w.err == nil {
-		if w.stall >= 0 {
-			w.c.extendWrite(w.stall)
+		if w.stalls {
+			w.c.writing.extend(w.stall, w.c.rwc.SetWriteDeadline)
 		}
 		n, err := write()
 		if err == nil {
@@ -191,7 +198,7 @@ func (w *response) patiently(write func() (int64, error)) {
 	}
 }
 
-// ReadFrom implements io.ReaderFrom. A file, or an io.LimitedReader of one, is copied by the kernel.
+// ReadFrom implements io.ReaderFrom. An io.LimitedReader of a file is copied by the kernel.
 func (w *response) ReadFrom(r io.Reader) (n int64, err error) {
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
@@ -201,18 +208,23 @@ func (w *response) ReadFrom(r io.Reader) (n int64, err error) {
 	if !tcp || !file || w.head || w.noBody || w.chunked || w.err != nil {
 		return io.CopyBuffer(onlyWriter{w}, r, make([]byte, 32<<10))
 	}
-	if limited.N > w.length-w.written {
-		return 0, errTooLong
-	}
 	if err := w.send(); err != nil {
 		return 0, err
 	}
+	// No more than the declared length goes out; what is left of the file then shows in a read.
+	fits := &io.LimitedReader{R: limited.R, N: min(limited.N, w.length-w.written)}
 	w.patiently(func() (int64, error) {
-		m, err := to.ReadFrom(limited)
+		m, err := to.ReadFrom(fits)
 		n += m
 		w.written += m
+		limited.N -= m
 		return m, err
 	})
+	if w.err == nil && limited.N > 0 && w.written == w.length {
+		if m, _ := limited.Read(make([]byte, 1)); m > 0 {
+			return n, http.ErrContentLength
+		}
+	}
 	return n, w.err
 }
 
@@ -244,7 +256,7 @@ func (w *response) Flush() { _ = w.FlushError() }
 // finish sends what is left when the handler has returned.
 func (w *response) finish() error {
 	if w.status == 0 {
-		if w.length < 0 {
+		if w.c.header.Get("Content-Length") == "" {
 			w.c.header["Content-Length"] = []string{"0"}
 		}
 		w.WriteHeader(http.StatusOK)

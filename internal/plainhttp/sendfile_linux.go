@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -17,7 +18,7 @@ func (w *response) SendFile(fd int, offset, n int64) (written int64, err error) 
 		return 0, errors.ErrUnsupported
 	}
 	if n > w.length-w.written {
-		return 0, errTooLong
+		return 0, http.ErrContentLength
 	}
 	if err := w.send(); err != nil {
 		return 0, err

@@ -86,7 +86,7 @@ func (m *memory) free(k *kept) {
 	if !k.dropped || k.readers > 0 {
 		return
 	}
-	m.used -= pages(len(k.data))
+	m.used -= pages(int64(len(k.data)))
 	_ = unix.Munmap(k.data)
 	k.data = nil
 }
@@ -96,14 +96,8 @@ func (m *memory) free(k *kept) {
 func (m *memory) reserve(o *object, size, before int64) *kept {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	need := pages(int(size))
-	if size <= 0 || need > m.limit || m.entries[o] != nil {
-		return nil
-	}
-	for e := m.order.Back(); e != nil && m.used+need > m.limit && e.Value.(*kept).used < before; e = m.order.Back() {
-		m.evict(e)
-	}
-	if m.used+need > m.limit {
+	need := pages(size)
+	if size <= 0 || need > m.limit || m.entries[o] != nil || !m.makeRoom(need, before) {
 		return nil
 	}
 	data, err := unix.Mmap(-1, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
@@ -112,6 +106,30 @@ func (m *memory) reserve(o *object, size, before int64) *kept {
 	}
 	m.used += need
 	return &kept{o: o, data: data, used: time.Now().UnixNano(), readers: 1, dropped: true}
+}
+
+// makeRoom evicts archives that nobody reads and that were last used before the given time, the least recently used
+// first, until need more bytes fit. Where even all of them would not do it evicts none.
+func (m *memory) makeRoom(need, before int64) bool {
+	var victims []*list.Element
+	free := m.limit - m.used
+	for e := m.order.Back(); e != nil && free < need; e = e.Prev() {
+		k := e.Value.(*kept)
+		if k.used >= before {
+			break
+		}
+		if k.readers == 0 {
+			victims = append(victims, e)
+			free += pages(int64(len(k.data)))
+		}
+	}
+	if free < need {
+		return false
+	}
+	for _, e := range victims {
+		m.evict(e)
+	}
+	return true
 }
 
 // add keeps what reserve returned and its caller has filled.
@@ -124,9 +142,10 @@ func (m *memory) add(k *kept) {
 	}
 }
 
-func pages(n int) int64 {
+// pages is how much n bytes take of the system.
+func pages(n int64) int64 {
 	size := int64(unix.Getpagesize())
-	return (int64(n) + size - 1) / size * size
+	return (n + size - 1) / size * size
 }
 
 // close drops everything. What is still read goes with its readers.
@@ -197,7 +216,7 @@ func (k *kept) fill(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if unchanged, err := files.unchanged(sameID); err != nil || !unchanged || !files.exact || at != len(k.data) {
+	if unchanged, err := files.unchanged(sameContent); err != nil || !unchanged || !files.exact || at != len(k.data) {
 		return fmt.Errorf("localstore: path %q changed while it was read into memory", k.o.path)
 	}
 	return nil
@@ -213,6 +232,9 @@ func (s *Store) remember(o *object) {
 	started := k != nil && s.background.Start(func(ctx context.Context) {
 		if k.fill(ctx) == nil && s.objects.get(o.key()) == o {
 			s.memory.add(k)
+			if s.objects.get(o.key()) != o { // forgotten between the two
+				s.memory.drop(o)
+			}
 			if trace := s.options.Trace; trace != nil && trace.Remembered != nil {
 				trace.Remembered(o.path, int64(len(k.data)))
 			}

@@ -103,18 +103,18 @@ func (r *stream) segments() iter.Seq[nar.Segment] {
 }
 
 // Prefetch reads on until there is something to hand out, and so finds most of what may be wrong.
-// It reports whether that is all there is: then it is proved.
-func (r *stream) Prefetch() (whole bool, err error) {
+// An archive that ends there is proved.
+func (r *stream) Prefetch() error {
 	if len(r.out) == 0 && r.err == nil {
 		r.out = r.chunk()
 	}
 	if errors.Is(r.err, io.EOF) {
-		return true, nil
+		return nil
 	}
 	if r.err == nil && r.hash == nil && !r.lost && r.seg.Bytes == nil && r.seg.Length > 0 {
 		r.err = r.ensureOpen() // what follows may be up to send
 	}
-	return false, r.err
+	return r.err
 }
 
 // Read copies out of the chunk that was read last.
@@ -133,7 +133,7 @@ func (r *stream) Read(p []byte) (int, error) {
 }
 
 // WriteTo writes chunks of up to 1 MiB straight from the buffer they are read into, what is in memory from there, and
-// large files, where w is a [FileSender], by the kernel.
+// large files, where w is a [FileSender], by the kernel. w must not keep what it is given: it may be gone after Close.
 func (r *stream) WriteTo(w io.Writer) (written int64, err error) {
 	sender, _ := w.(FileSender)
 	for {
@@ -164,7 +164,7 @@ func (r *stream) WriteTo(w io.Writer) (written int64, err error) {
 	return written, r.err
 }
 
-// FileSender is a writer that can have the kernel copy from a file.
+// FileSender is a writer that can have the kernel copy from a file. The descriptor stays the caller's, and is not kept.
 type FileSender interface {
 	// SendFile writes n bytes of the file with descriptor fd from offset on, and returns how many were written.
 	// Fewer come with an error: [errors.ErrUnsupported] where this cannot be done, io.ErrUnexpectedEOF where the file
@@ -179,7 +179,7 @@ const leastSend = 256 << 10
 // send has the kernel copy the rest of the current file, if it is the next thing to go out.
 // The window's last byte is left: it goes when all is found unchanged.
 func (r *stream) send(w FileSender) (n int64, err error) {
-	if w == nil || r.hash != nil || len(r.out) > 0 || r.err != nil || r.ahead != nil && r.ahead.at(r.pos) {
+	if w == nil || r.hash != nil || len(r.out) > 0 || r.err != nil || r.ctx.Err() != nil || r.ahead != nil && r.ahead.at(r.pos) {
 		return 0, nil
 	}
 	if r.find(); r.seg.Bytes != nil {

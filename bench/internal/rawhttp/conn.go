@@ -324,7 +324,7 @@ func (c *Conn) Discard() (int64, error) {
 func (c *Conn) took(n int, err error) error {
 	switch {
 	case c.body.kind == toTheEnd:
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			c.body.kind = none
 			return c.ended()
 		}
