@@ -14,3 +14,11 @@ func (s *Store) MemoryUsed() int64 {
 	defer s.memory.mu.Unlock()
 	return s.memory.used
 }
+
+// KeptInfos returns for how many hash parts the database's answer is kept.
+func (s *Store) KeptInfos() int {
+	c := &s.sources.db.infos
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.young) + len(c.old)
+}
