@@ -47,6 +47,10 @@ func (c *conn) serve() {
 			_ = c.rwc.Close()
 			return
 		}
+		if isBlank(c.in[:c.have]) {
+			c.have = 0 // RFC 9112, 2.2: an empty line that some clients send behind a request
+			continue
+		}
 		r, size := parseRequest(c.in[:c.have])
 		if r == nil {
 			_ = c.rwc.SetDeadline(time.Time{})
@@ -60,6 +64,8 @@ func (c *conn) serve() {
 		}
 	}
 }
+
+func isBlank(b []byte) bool { return string(b) == "\r\n" }
 
 // await waits for the next request's first bytes, and reports false if there will be none.
 func (c *conn) await(first bool) bool {

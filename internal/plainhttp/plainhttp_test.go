@@ -498,6 +498,21 @@ func TestAContextThatWasAskedForHoldsNothingUp(t *testing.T) {
 	require.NoError(t, s.Shutdown(ctx))
 }
 
+func TestAnEmptyLineBetweenRequestsIsNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(ok)
+		c := w.dial(t)
+		for range 3 {
+			_, err := io.WriteString(c, get)
+			require.NoError(t, err)
+			requireAnswer(t, c)
+			_, err = io.WriteString(c, "\r\n")
+			require.NoError(t, err)
+		}
+		w.close(t)
+	})
+}
+
 func TestADeadlineHoldsForItsAnswer(t *testing.T) {
 	for name, first := range map[string]func(w http.ResponseWriter){
 		"by stall": func(w http.ResponseWriter) { w.(plainhttp.Staller).SetWriteStall(time.Second) },

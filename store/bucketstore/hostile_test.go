@@ -406,3 +406,20 @@ func TestContextEndsWork(t *testing.T) {
 	_, err = s.OpenArchive(ctx, info)
 	require.ErrorIs(t, err, context.Canceled)
 }
+
+// TestRangesOfAWrongNARWithTheRightFileHash: a narinfo that was made over a damaged file vouches for the file alone.
+func TestRangesOfAWrongNARWithTheRightFileHash(t *testing.T) {
+	entries := sample().Entries()
+	victim := entries[0].Info
+	s := open(t, bucket(t, "none", entries, func(i *narinfo.Info, file *[]byte) {
+		if i.StorePath == victim.StorePath {
+			*file = bytes.Clone(*file)
+			(*file)[len(*file)/2] ^= 1
+			i.FileHash = sha(t, *file)
+		}
+	}))
+	info, err := s.Info(t.Context(), victim.StorePath.HashPart())
+	require.NoError(t, err)
+	_, err = s.OpenRange(t.Context(), info, 0, 1)
+	require.ErrorIs(t, err, store.ErrCorrupt)
+}
