@@ -47,8 +47,11 @@ var layers = map[string][]string{
 	"bench/internal/proc":     {},
 	"bench/internal/workload": {},
 	"bench/internal/target":   {"bench/internal/rawhttp"},
+	"bench/internal/archive":  {},
+	"bench/internal/protocol": {"nar", "narinfo", "signing", "bench/internal/archive", "bench/internal/rawhttp"},
+	"bench/conform":           {"narinfo", "signing", "bench/internal/protocol"},
 	"bench/internal/contest": {
-		"narinfo", "bench/internal/proc", "bench/internal/rawhttp", "bench/internal/target", "bench/internal/workload",
+		"narinfo", "bench/internal/archive", "bench/internal/proc", "bench/internal/rawhttp", "bench/internal/target", "bench/internal/workload",
 	},
 	"bench/internal/report":    {"bench/internal/contest", "bench/internal/stats"},
 	"bench/internal/madestore": {"narinfo", "bench/internal/workload"},

@@ -203,6 +203,34 @@ func BenchmarkSegments(b *testing.B) {
 	}
 }
 
+// BenchmarkSegmentsOfARange is what a request for 64 KiB out of the middle costs beside reading them.
+func BenchmarkSegmentsOfARange(b *testing.B) {
+	root, size := manyFiles(b, 2000)
+	l, _, err := nar.ScanLayout(b.Context(), root)
+	require.NoError(b, err)
+	const length = 64 << 10
+	b.SetBytes(length)
+	b.ReportAllocs()
+	for b.Loop() {
+		var n int64
+		for s := range l.Segments(size/2, length) {
+			n += s.Length
+		}
+		require.EqualValues(b, length, n)
+	}
+}
+
+func BenchmarkReadLayout(b *testing.B) {
+	root, size := manyFiles(b, 2000)
+	archive := pack(b, root)
+	b.SetBytes(size)
+	b.ReportAllocs()
+	for b.Loop() {
+		_, err := nar.ReadLayout(bytes.NewReader(archive))
+		require.NoError(b, err)
+	}
+}
+
 func BenchmarkAppendListing(b *testing.B) {
 	root, _ := manyFiles(b, 2000)
 	l, _, err := nar.ScanLayout(b.Context(), root)

@@ -43,3 +43,26 @@ func BenchmarkSign(b *testing.B) {
 		info.Sign(k)
 	}
 }
+
+func BenchmarkFingerprint(b *testing.B) {
+	info := parse(b, full)
+	b.SetBytes(int64(len(info.Fingerprint())))
+	b.ReportAllocs()
+	for b.Loop() {
+		info.Fingerprint()
+	}
+}
+
+func BenchmarkVerifiedBy(b *testing.B) {
+	info := parse(b, full)
+	k, err := signing.GenerateKey("a-1")
+	require.NoError(b, err)
+	info.Sign(k)
+	b.SetBytes(int64(len(info.Fingerprint())))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, ok := info.VerifiedBy(signing.Keyring{k.Public()}); !ok {
+			b.Fatal("not verified")
+		}
+	}
+}

@@ -60,7 +60,10 @@ func (s *shootout) madeStore(ctx context.Context, paths, files int) (*madestore.
 		return nil, err
 	}
 	m := &madestore.Store{Dir: dir, Paths: paths, Files: files, FileSize: 4 << 30}
-	return m, m.Make(ctx)
+	if err := m.Make(ctx); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return m, nil
 }
 
 // over is a narserved over a made store; what it keeps of files in memory is not to be counted.

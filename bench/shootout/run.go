@@ -21,6 +21,7 @@ import (
 const (
 	identity = "narserved"
 	noMemory = "narserved --memory-cache 0"
+	roomy    = "narserved --memory-cache 512MiB" // room for the whole small-file path
 	zstd     = "narserved zstd"
 	flatNAR  = "nginx .nar"
 	flatZstd = "nginx .nar.zst"
@@ -104,7 +105,7 @@ func findNginx(program string) (string, error) {
 }
 
 // targets are the programs over paths, in the order in which they are shown.
-func (s *shootout) targets(ctx context.Context, paths []workload.Path) ([]target.Program, error) {
+func (s *shootout) targets(ctx context.Context, paths []workload.Path, own []target.Program) ([]target.Program, error) {
 	var all []target.Program
 	add := func(p target.Program) {
 		if s.wants(p.Name) {
@@ -119,7 +120,7 @@ func (s *shootout) targets(ctx context.Context, paths []workload.Path) ([]target
 		}
 		add(target.Nginx(flat.name, s.nginxPath, dir))
 	}
-	for _, t := range s.ownTargets() {
+	for _, t := range own {
 		add(t)
 	}
 	return append(all, s.peers...), nil
@@ -139,6 +140,18 @@ func (s *shootout) ownTargets() []target.Program {
 		all = append(all, s.server.Serve(zstd, "--compression", "zstd", "--artefact-dir", "DIR"))
 	}
 	return all
+}
+
+// roomyTarget is narserved with memory for all the small files, beside ownTargets. Without the flag there is none.
+func (s *shootout) roomyTarget() []target.Program {
+	if !s.needs(roomy, "memory-cache") {
+		return nil
+	}
+	flags := []string{"--memory-cache", "512MiB"}
+	if s.server.Has("compression") {
+		flags = append(flags, "--compression", "none")
+	}
+	return []target.Program{s.server.Serve(roomy, flags...)}
 }
 
 // needs reports whether narserved has flags, and says once what is left out if not.

@@ -2,16 +2,13 @@ package contest
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"fmt"
 	"io"
 	"net/http"
 
-	"github.com/klauspost/compress/zstd"
-	"github.com/therootcompany/xz"
-
+	"github.com/voidnxlab/nixtrap/bench/internal/archive"
 	"github.com/voidnxlab/nixtrap/bench/internal/rawhttp"
 	"github.com/voidnxlab/nixtrap/bench/internal/workload"
 	"github.com/voidnxlab/nixtrap/narinfo"
@@ -60,14 +57,15 @@ func verify(ctx context.Context, conn *rawhttp.Conn, prefix string, p workload.P
 		return fmt.Errorf("%s: %w", url, err)
 	}
 	if hash.String() != p.NarHash || size != p.NarSize {
-		return fmt.Errorf("%s is a NAR of %s and %d bytes; the store says %s, %d bytes", url, hash, size, p.NarHash, p.NarSize)
+		return fmt.Errorf("%s is a NAR of %s and %d bytes; the store says %s, %d bytes",
+			url, hash, size, p.NarHash, p.NarSize)
 	}
 	return nil
 }
 
 // hashArchive decodes an archive to its end.
 func hashArchive(r io.Reader, compression string) (narinfo.Hash, int64, error) {
-	decoded, err := decode(r, compression)
+	decoded, err := archive.Decode(r, compression)
 	if err != nil {
 		return narinfo.Hash{}, 0, err
 	}
@@ -78,18 +76,4 @@ func hashArchive(r io.Reader, compression string) (narinfo.Hash, int64, error) {
 	}
 	hash, err := narinfo.NewHash(narinfo.SHA256, h.Sum(nil))
 	return hash, n, err
-}
-
-func decode(r io.Reader, compression string) (io.Reader, error) {
-	switch compression {
-	case "none":
-		return r, nil
-	case "zstd":
-		return zstd.NewReader(r, zstd.WithDecoderConcurrency(1))
-	case "xz":
-		return xz.NewReader(r, 0)
-	case "gzip":
-		return gzip.NewReader(r)
-	}
-	return nil, fmt.Errorf("compression %q is not read here", compression)
 }

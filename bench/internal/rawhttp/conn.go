@@ -2,7 +2,7 @@
 // servers it measures.
 //
 // A [Conn] is one keep-alive connection: [Conn.Get], then the body by [Conn.Read] or [Conn.Discard], then the next
-// Get. It speaks GET and HEAD, reads bodies with a Content-Length, in chunks, or up to the connection's end, and checks
+// Get. It reads bodies with a Content-Length, in chunks, or up to the connection's end, and checks
 // their length: a body that is cut is an error. It follows no redirects, negotiates nothing, pools nothing, and keeps of
 // a header only what it needs. It is meant for servers that one has started oneself: it bounds a header at
 // the buffer's size, but sets no timeouts of its own.
@@ -11,6 +11,7 @@ package rawhttp
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -27,6 +28,9 @@ type Conn struct {
 	addr string
 	host string
 	conn net.Conn // nil until the first request, and after the server said that it closes
+	dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Dials counts the connections that were made: more than one if a server closes them.
+	Dials int
 
 	buf        []byte
 	start, end int // what is read but not used is buf[start:end]
@@ -55,13 +59,26 @@ const (
 type Response struct {
 	Status int
 	Length int64 // Content-Length; -1: none was sent
+	// Unframed is whether the body ends with the connection, so that nobody sees it when it is cut.
+	Unframed bool
 	// Header is the header's text without the status line, valid until the next Read, Discard or Get.
 	Header []byte
 }
 
 // New makes a Conn; it dials at the first request. host is what the Host header says, addr is HOST:PORT.
 func New(addr, host string) *Conn {
-	return &Conn{addr: addr, host: host, buf: make([]byte, BufferSize)}
+	return &Conn{addr: addr, host: host, buf: make([]byte, BufferSize), dial: new(net.Dialer).DialContext}
+}
+
+// NewTLS is New over TLS, with the host's name, without a port, as the certificate must have it.
+func NewTLS(addr, host string) *Conn {
+	c := New(addr, host)
+	name, _, err := net.SplitHostPort(host)
+	if err != nil {
+		name = host
+	}
+	c.dial = (&tls.Dialer{Config: &tls.Config{ServerName: name, NextProtos: []string{"http/1.1"}}}).DialContext
+	return c
 }
 
 // Close closes the connection, if there is one.
@@ -87,26 +104,28 @@ func (c *Conn) Dial(ctx context.Context) error {
 	if c.conn != nil {
 		return nil
 	}
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", c.addr)
+	conn, err := c.dial(ctx, "tcp", c.addr)
 	if err != nil {
 		return err
 	}
 	c.conn = conn
+	c.Dials++
 	return nil
 }
 
 // Get asks for a path and reads the answer's header. What is left of the last answer's body is read and dropped.
 // headers are whole lines without their ends.
 func (c *Conn) Get(ctx context.Context, path string, headers ...string) (Response, error) {
-	return c.do(ctx, "GET", path, headers)
+	return c.Do(ctx, "GET", path, headers...)
 }
 
 // Head is Get without a body.
 func (c *Conn) Head(ctx context.Context, path string, headers ...string) (Response, error) {
-	return c.do(ctx, "HEAD", path, headers)
+	return c.Do(ctx, "HEAD", path, headers...)
 }
 
-func (c *Conn) do(ctx context.Context, method, path string, headers []string) (Response, error) {
+// Do is Get with another method, and no body of the request's.
+func (c *Conn) Do(ctx context.Context, method, path string, headers ...string) (Response, error) {
 	if _, err := c.Discard(); err != nil {
 		return Response{}, err
 	}
@@ -144,6 +163,7 @@ func (c *Conn) readHeader(head bool) (Response, error) {
 		if head || r.Status == 204 || r.Status == 304 {
 			b.kind = none
 		}
+		r.Unframed = b.kind == toTheEnd
 		c.body = b
 		return r, c.ended()
 	}

@@ -37,7 +37,11 @@ func Table(w io.Writer, r *Run) error {
 	var last contest.Pass
 	for i, s := range r.Board {
 		if i == 0 || s.Pass != last {
-			fmt.Fprintf(t, "\n%s, %s\tmedian\t±\tMB/s\twire MB\tserver CPU\tspeed\t(quartiles)\n", r.Workload, s.Pass)
+			title := r.Workload + ", " + s.Pass.String()
+			if r.Workload == s.Pass.String() {
+				title = r.Workload
+			}
+			fmt.Fprintf(t, "\n%s\tmedian\t±\tMB/s\twire MB\tserver CPU\tspeed\t(quartiles)\n", title)
 		}
 		last = s.Pass
 		fmt.Fprintln(t, row(s, r.baseline(s.Pass)))
@@ -48,7 +52,7 @@ func Table(w io.Writer, r *Run) error {
 func row(s, base *contest.Series) string {
 	times := stats.Summarize(s.Seconds())
 	median, unit := times.Median*1e3, "ms"
-	if s.Pass.Kind != contest.NAR && len(s.Samples) > 0 {
+	if (s.Pass.Kind == contest.Narinfo || s.Pass.Kind == contest.Absent) && len(s.Samples) > 0 {
 		median, unit = times.Median*1e6/float64(s.Samples[0].Requests), "µs each"
 	}
 	text := fmt.Sprintf("%s\t%.1f %s\t%.0f %%\t%s\t%s\t%s", s.Contender, median, unit, 100*times.Spread(),
@@ -93,7 +97,9 @@ func cpu(s *contest.Series) string {
 // CSV writes every sample of the runs.
 func CSV(w io.Writer, runs []*Run) error {
 	c := csv.NewWriter(w)
-	_ = c.Write([]string{"workload", "pass", "contender", "round", "seconds", "requests", "logical_bytes", "wire_bytes", "cpu_seconds"})
+	_ = c.Write([]string{
+		"workload", "pass", "contender", "round", "seconds", "requests", "logical_bytes", "wire_bytes", "cpu_seconds",
+	})
 	for _, r := range runs {
 		for _, s := range r.Board {
 			for i, sample := range s.Samples {
