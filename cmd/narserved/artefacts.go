@@ -106,7 +106,7 @@ func (c *Config) artefactBudget() (int64, error) {
 	if err := unix.Statfs(c.ArtefactDir, &st); err != nil {
 		return 0, fmt.Errorf("free space of %q: %w", c.ArtefactDir, err)
 	}
-	free := int64(min(st.Bavail, math.MaxInt64/uint64(st.Bsize))) * st.Bsize
+	free := int64(min(st.Bavail, math.MaxInt64/uint64(st.Bsize))) * int64(st.Bsize)
 	entries, err := os.ReadDir(c.ArtefactDir)
 	if err != nil {
 		return 0, err
