@@ -35,6 +35,7 @@ var layers = map[string][]string{
 	"internal/background": {},
 	"internal/buffer":     {},
 	"internal/debian":     {},
+	"internal/filehash":   {"narinfo"},
 	"internal/memnet":     {},
 	"internal/plainhttp":  {},
 	"internal/realnix":    {},
@@ -45,11 +46,12 @@ var layers = map[string][]string{
 	"bench/internal/stats":    {},
 	"bench/internal/rawhttp":  {},
 	"bench/internal/proc":     {},
+	"bench/internal/program":  {},
 	"bench/internal/workload": {},
 	"bench/internal/target":   {"bench/internal/rawhttp"},
 	"bench/internal/archive":  {},
 	"bench/internal/protocol": {"nar", "narinfo", "signing", "bench/internal/archive", "bench/internal/rawhttp"},
-	"bench/conform":           {"narinfo", "signing", "bench/internal/protocol"},
+	"bench/conform":           {"narinfo", "signing", "bench/internal/program", "bench/internal/protocol"},
 	"bench/internal/contest": {
 		"narinfo", "bench/internal/archive", "bench/internal/proc", "bench/internal/rawhttp", "bench/internal/target", "bench/internal/workload",
 	},
@@ -57,7 +59,7 @@ var layers = map[string][]string{
 	"bench/internal/madestore": {"narinfo", "bench/internal/workload"},
 	"bench/shootout": {
 		"narinfo", "bench/internal/contest", "bench/internal/madestore", "bench/internal/proc", "bench/internal/report",
-		"bench/internal/stats", "bench/internal/target", "bench/internal/workload",
+		"bench/internal/program", "bench/internal/stats", "bench/internal/target", "bench/internal/workload",
 	},
 
 	"examples/nar":         {"nar"},

@@ -38,8 +38,7 @@ func (w *narinfoWriter) sign(info *narinfo.Info) {
 func (w *narinfoWriter) text(info *narinfo.Info) (*content, error) {
 	hash := info.StorePath.HashPart()
 	if known := w.recall(hash); known != nil && known.unsigned.Equal(info) {
-		c := *known.content
-		return &c, nil
+		return new(*known.content), nil
 	}
 	written := &writtenNarinfo{unsigned: info.Clone()}
 	w.sign(info)
@@ -51,8 +50,7 @@ func (w *narinfoWriter) text(info *narinfo.Info) (*content, error) {
 	w.mu.Lock()
 	w.put(hash, written)
 	w.mu.Unlock()
-	c := *written.content
-	return &c, nil
+	return new(*written.content), nil
 }
 
 func (w *narinfoWriter) recall(hash narinfo.HashPart) *writtenNarinfo {

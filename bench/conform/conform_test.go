@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/voidnxlab/nixtrap/bench/internal/program"
 	"github.com/voidnxlab/nixtrap/httpcache"
 	"github.com/voidnxlab/nixtrap/store/storetest"
 )
@@ -23,7 +24,7 @@ func TestMisuse(t *testing.T) {
 		"no key":   {"--public-key", "x", "http://a"},
 		"no flag":  {"--nope", "http://a"},
 	} {
-		var misuse usageError
+		var misuse program.UsageError
 		require.ErrorAs(t, run(t.Context(), args, io.Discard, io.Discard), &misuse, name)
 	}
 	require.ErrorIs(t, run(t.Context(), []string{"--help"}, io.Discard, io.Discard), flag.ErrHelp)
@@ -52,6 +53,6 @@ func TestTableAndStatus(t *testing.T) {
 	out.Reset()
 	err = run(t.Context(), append(args, broken.URL), &out, io.Discard)
 	require.ErrorContains(t, err, "checks failed")
-	require.False(t, errors.As(err, new(usageError)))
+	require.False(t, errors.As(err, new(program.UsageError)))
 	require.Contains(t, out.String(), "FAIL    nix-cache-info names")
 }

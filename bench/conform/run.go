@@ -12,13 +12,11 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/voidnxlab/nixtrap/bench/internal/program"
 	"github.com/voidnxlab/nixtrap/bench/internal/protocol"
 	"github.com/voidnxlab/nixtrap/narinfo"
 	"github.com/voidnxlab/nixtrap/signing"
 )
-
-// usageError is an error about how the program was called.
-type usageError struct{ error }
 
 const usage = `Usage: go run ./bench/conform [flags] URL
 
@@ -42,14 +40,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	})
 	sample := set.Int("sample", 20, "how many paths of the local store to take where no --path is given")
 	set.DurationVar(&subject.Slowly, "slowly", 3*time.Second, "how long the slow reader reads slowly")
-	if err := set.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return err
-		}
-		return usageError{err}
+	if err := program.Parse(set, args); err != nil {
+		return err
 	}
 	if set.NArg() != 1 {
-		return usageError{errors.New("takes one URL (see --help; flags come before it)")}
+		return program.Misuse(errors.New("takes one URL (see --help; flags come before it)"))
 	}
 	subject.URL = set.Arg(0)
 	if len(subject.Paths) == 0 {

@@ -3,28 +3,6 @@
 // Run it in the repository: go run ./bench/shootout. docs/benchmarks.md says what is measured, and how to read it.
 package main
 
-import (
-	"context"
-	"errors"
-	"flag"
-	"fmt"
-	"os"
-	"os/signal"
-	"syscall"
-)
+import "github.com/voidnxlab/nixtrap/bench/internal/program"
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
-	var misuse usageError
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-	case errors.As(err, &misuse):
-		fmt.Fprintln(os.Stderr, "shootout:", err)
-		os.Exit(2)
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "shootout:", err)
-		os.Exit(1)
-	}
-}
+func main() { program.Main("shootout", run) }

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/voidnxlab/nixtrap/bench/internal/program"
 	"github.com/voidnxlab/nixtrap/bench/internal/target"
 )
 
@@ -29,9 +30,6 @@ type options struct {
 	work        string
 	memoryFor   int // seconds
 }
-
-// usageError is an error about how the program was called.
-type usageError struct{ error }
 
 // The workloads, in the order in which they run.
 var allWorkloads = []string{"closure", "small", "first-request", "memory"}
@@ -63,14 +61,11 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	set.StringVar(&o.out, "out", "bench/results", "`FOLDER` for the results")
 	set.StringVar(&o.work, "work", "", "`FOLDER` for flat caches, kept for the next run (default in the user's cache folder)")
 	set.IntVar(&o.memoryFor, "memory-seconds", 30, "how long the readers of --memory read")
-	if err := set.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return nil, err
-		}
-		return nil, usageError{err}
+	if err := program.Parse(set, args); err != nil {
+		return nil, err
 	}
 	if set.NArg() > 0 {
-		return nil, usageError{fmt.Errorf("takes no arguments, but got %q", set.Arg(0))}
+		return nil, program.Misuse(fmt.Errorf("takes no arguments, but got %q", set.Arg(0)))
 	}
 	o.addModes(*first, *memory)
 	return o, o.complete()
@@ -91,7 +86,7 @@ func (o *options) addModes(first, memory bool) {
 
 func (o *options) complete() error {
 	if o.rounds < 1 || o.packages < 1 || o.smallFiles < 1 || o.memoryFor < 1 {
-		return usageError{errors.New("numbers must be 1 or more")}
+		return program.Misuse(errors.New("numbers must be 1 or more"))
 	}
 	if o.work != "" {
 		return nil

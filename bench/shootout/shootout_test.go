@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/voidnxlab/nixtrap/bench/internal/program"
 	"github.com/voidnxlab/nixtrap/bench/internal/workload"
 )
 
@@ -26,7 +27,7 @@ func TestMisuse(t *testing.T) {
 		"absent peer":   {"--peer", "harmonia=/nonexistent/harmonia"},
 	} {
 		err := run(t.Context(), args, io.Discard, io.Discard)
-		var misuse usageError
+		var misuse program.UsageError
 		require.ErrorAs(t, err, &misuse, name)
 	}
 	var help bytes.Buffer

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"reflect"
 	"strings"
 	"time"
 
@@ -227,15 +226,16 @@ func checkKeys(file string, text []byte, keys []toml.Key) error {
 // by how its words are joined, "" if none.
 func settingNamed(key string) (known bool, meant string) {
 	fold := strings.NewReplacer("-", "", "_", "")
-	for field := range reflect.TypeFor[Config]().Fields() {
-		name := field.Tag.Get("toml")
-		if name == key {
-			return true, ""
-		}
-		if strings.EqualFold(fold.Replace(name), fold.Replace(key)) {
-			meant = name
-		}
+	set := flag.NewFlagSet("", flag.ContinueOnError)
+	new(Config).flags(set)
+	if set.Lookup(key) != nil {
+		return true, ""
 	}
+	set.VisitAll(func(f *flag.Flag) {
+		if strings.EqualFold(fold.Replace(f.Name), fold.Replace(key)) {
+			meant = f.Name
+		}
+	})
 	return false, meant
 }
 

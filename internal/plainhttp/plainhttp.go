@@ -16,7 +16,8 @@
 // Its Request has no body. Its context ends when the answer ends, and when the client leaves; that the latter is looked
 // for only once somebody asks for the context's Done channel.
 // Its ResponseWriter has the methods that [net/http.ResponseController] looks for (Flush and the deadlines),
-// io.ReaderFrom, which lets the kernel copy files, and SetWriteStall, see [Staller].
+// io.ReaderFrom, which lets the kernel copy files, and
+// SetWriteStall(time.Duration), which cuts off a client that does not take 256 KiB within that time.
 // A body of unknown length is sent chunked, and no Content-Type is guessed.
 // A panic with http.ErrAbortHandler cuts the connection.
 //

@@ -235,6 +235,9 @@ func converse(t *testing.T, addr string, pieces []string) (answers []string) {
 	}
 }
 
+// staller is what every writer is.
+type staller interface{ SetWriteStall(d time.Duration) }
+
 // sendsFiles is what the writer is on Linux over TCP.
 type sendsFiles interface {
 	SendFile(fd int, offset, n int64) (int64, error)
@@ -515,15 +518,15 @@ func TestAnEmptyLineBetweenRequestsIsNone(t *testing.T) {
 
 func TestADeadlineHoldsForItsAnswer(t *testing.T) {
 	for name, first := range map[string]func(w http.ResponseWriter){
-		"by stall": func(w http.ResponseWriter) { w.(plainhttp.Staller).SetWriteStall(time.Second) },
+		"by stall": func(w http.ResponseWriter) { w.(staller).SetWriteStall(time.Second) },
 		"by deadline": func(w http.ResponseWriter) {
 			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(time.Second))
 		},
 	} {
 		for then, second := range map[string]func(w http.ResponseWriter){
 			"nothing":  func(http.ResponseWriter) {},
-			"no stall": func(w http.ResponseWriter) { w.(plainhttp.Staller).SetWriteStall(0) },
-			"a stall":  func(w http.ResponseWriter) { w.(plainhttp.Staller).SetWriteStall(time.Minute) },
+			"no stall": func(w http.ResponseWriter) { w.(staller).SetWriteStall(0) },
+			"a stall":  func(w http.ResponseWriter) { w.(staller).SetWriteStall(time.Minute) },
 		} {
 			t.Run(name+", then "+then, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
@@ -560,7 +563,7 @@ func TestSlowReadersAreCutOffAndSteadyOnesAreNot(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(func(w http.ResponseWriter, _ *http.Request) {
 					w.Header().Set("Content-Length", fmt.Sprint(size))
-					w.(plainhttp.Staller).SetWriteStall(time.Minute)
+					w.(staller).SetWriteStall(time.Minute)
 					_, _ = w.Write(make([]byte, size))
 				})
 				c := w.dial(t)

@@ -14,13 +14,6 @@ import (
 	"time"
 )
 
-// Staller is what this package's ResponseWriters are besides.
-type Staller interface {
-	// SetWriteStall cuts the client off when it does not take the next 256 KiB of the answer, or the answer's rest,
-	// within d; 0 is never. It replaces any write deadline, holds for this answer, and costs nothing for each write.
-	SetWriteStall(d time.Duration)
-}
-
 // stallPiece is how much a client must take within the time of SetWriteStall.
 const stallPiece = 256 << 10
 
@@ -46,7 +39,6 @@ type response struct {
 var (
 	_ http.ResponseWriter = (*response)(nil)
 	_ io.ReaderFrom       = (*response)(nil)
-	_ Staller             = (*response)(nil)
 )
 
 var errBroken = errors.New("plainhttp: the answer ends before its Content-Length")
@@ -54,7 +46,8 @@ var errBroken = errors.New("plainhttp: the answer ends before its Content-Length
 // Header implements http.ResponseWriter.
 func (w *response) Header() http.Header { return w.c.header }
 
-// SetWriteStall implements Staller.
+// SetWriteStall cuts the client off when it does not take the next 256 KiB of the answer, or the answer's rest, within d;
+// 0 is never. It replaces any write deadline, holds for this answer, and costs nothing for each write.
 func (w *response) SetWriteStall(d time.Duration) { w.stalls, w.stall = true, max(d, 0) }
 
 // SetWriteDeadline is for http.ResponseController.

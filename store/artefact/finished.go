@@ -3,7 +3,6 @@ package artefact
 import (
 	"container/list"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/voidnxlab/nixtrap/internal/filehash"
 	"github.com/voidnxlab/nixtrap/nar"
 	"github.com/voidnxlab/nixtrap/narinfo"
 	"github.com/voidnxlab/nixtrap/store"
@@ -90,6 +90,8 @@ func (a *artefact) prove(ctx context.Context, f *os.File) (nar.FileID, error) {
 	if err != nil || id == a.proved {
 		return id, err
 	}
+	// What changed just now may change again within the same tick of the clock: such a proof is good for once.
+	settled := time.Since(time.Unix(0, id.Ctime)) > 2*time.Second
 	if id.Size != a.size {
 		return id, fmt.Errorf("artefact: %d bytes, not %d: %w", id.Size, a.size, store.ErrCorrupt)
 	}
@@ -102,30 +104,20 @@ func (a *artefact) prove(ctx context.Context, f *os.File) (nar.FileID, error) {
 	if err := a.unchanged(f, id); err != nil {
 		return id, err
 	}
-	// What changed just now may change again within the same tick of the clock: such a proof is good for once.
-	if time.Since(time.Unix(0, id.Ctime)) > 2*time.Second {
+	if settled {
 		a.proved = id
 	}
 	return id, nil
 }
 
 func (a *artefact) hash(ctx context.Context, f *os.File) error {
-	h, buf := sha256.New(), make([]byte, 256<<10)
-	for {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		n, err := f.Read(buf)
-		h.Write(buf[:n])
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return fmt.Errorf("artefact: %w: %w", err, store.ErrCorrupt)
-		}
-	}
-	got, err := narinfo.NewHash(narinfo.SHA256, h.Sum(nil))
-	if err != nil || got != a.fileHash {
+	got, err := filehash.Sum(ctx, f)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
+		return fmt.Errorf("artefact: %w: %w", err, store.ErrCorrupt)
+	case got != a.fileHash:
 		return fmt.Errorf("artefact: hash is %s: %w", got, store.ErrCorrupt)
 	}
 	return nil

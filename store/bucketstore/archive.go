@@ -2,7 +2,6 @@ package bucketstore
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/voidnxlab/nixtrap/internal/filehash"
 	"github.com/voidnxlab/nixtrap/nar"
 	"github.com/voidnxlab/nixtrap/narinfo"
 	"github.com/voidnxlab/nixtrap/store"
@@ -126,22 +126,13 @@ func (s *Store) decode(ctx context.Context, a *archive) error {
 
 // hashFile proves that a whole file has a SHA-256.
 func (s *Store) hashFile(ctx context.Context, a *archive, want narinfo.Hash) error {
-	h := sha256.New()
-	buf := make([]byte, 256<<10)
-	for {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		n, err := a.Read(buf)
-		h.Write(buf[:n])
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return fmt.Errorf("bucketstore: %w", err)
-		}
-	}
-	if got, err := narinfo.NewHash(narinfo.SHA256, h.Sum(nil)); err != nil || got != want {
+	got, err := filehash.Sum(ctx, a)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
+		return fmt.Errorf("bucketstore: %w", err)
+	case got != want:
 		return s.blame(a, reasonContent, "the file hashes to %s, not %s", got, want)
 	}
 	return nil

@@ -124,21 +124,6 @@ func (f *fileReader) read(b []byte, offset int64) (int, error) {
 	}
 }
 
-// readWhole reads all of a file.
-func (f *fileReader) readWhole(i int, b []byte) error {
-	if _, err := f.open(i); err != nil {
-		return err
-	}
-	for at := 0; at < len(b); {
-		n, err := f.read(b[at:], int64(at))
-		if err != nil {
-			return err
-		}
-		at += n
-	}
-	return nil
-}
-
 // close closes the open file, and returns its identity at that moment.
 func (f *fileReader) close() (id nar.FileID, err error) {
 	var st unix.Stat_t

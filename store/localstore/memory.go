@@ -207,8 +207,8 @@ func (k *kept) fill(ctx context.Context) (err error) {
 		case seg.Bytes != nil:
 			at += copy(k.data[at:], seg.Bytes)
 		case k.o.ids[seg.File].Size <= smallFile:
-			if err := files.readWhole(seg.File, k.data[at:][:seg.Length]); err != nil {
-				return err
+			if !files.readProved(seg, k.data[at:][:seg.Length]) {
+				return k.changed()
 			}
 			at += int(seg.Length)
 		}
@@ -216,10 +216,14 @@ func (k *kept) fill(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if unchanged, err := files.unchanged(sameContent); err != nil || !unchanged || !files.exact || at != len(k.data) {
-		return fmt.Errorf("localstore: path %q changed while it was read into memory", k.o.path)
+	if unchanged, err := files.unchanged(sameContent); err != nil || !unchanged || at != len(k.data) {
+		return k.changed()
 	}
 	return nil
+}
+
+func (k *kept) changed() error {
+	return fmt.Errorf("localstore: path %q changed while it was read into memory", k.o.path)
 }
 
 // remember is called when a proved path was read as a whole, and reads it into memory in the background.

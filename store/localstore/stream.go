@@ -137,11 +137,10 @@ func (r *stream) Read(p []byte) (int, error) {
 func (r *stream) WriteTo(w io.Writer) (written int64, err error) {
 	sender, _ := w.(FileSender)
 	for {
-		if n, err := r.send(sender); n > 0 || err != nil {
-			written += n
-			if err != nil {
-				return written, err
-			}
+		sent, err := r.send(sender)
+		written += sent
+		if err != nil {
+			return written, err
 		}
 		if len(r.out) == 0 {
 			if r.out = r.chunk(); len(r.out) == 0 {
@@ -233,13 +232,11 @@ func (r *stream) chunk() []byte {
 	if r.err != nil {
 		return nil
 	}
-	if b := r.run(); b != nil {
-		if r.pos == r.to {
-			return r.last(b)
-		}
-		return b
+	b := r.run()
+	if b == nil {
+		b = r.readAhead()
 	}
-	if b := r.readAhead(); b != nil {
+	if b != nil {
 		if r.pos == r.to {
 			return r.last(b)
 		}
