@@ -5,7 +5,6 @@ import (
 	"sync"
 
 	"github.com/voidnxlab/nixtrap/internal/buffer"
-	"github.com/voidnxlab/nixtrap/nar"
 )
 
 // aheadDepth is how many pieces are read at once, each by a goroutine of its own.
@@ -30,8 +29,7 @@ type piece struct {
 	buf       *[]byte
 	done      chan struct{}
 
-	ok          bool
-	first, last int // of the files in it
+	ok bool
 }
 
 func (s *Store) newAhead(ctx context.Context, o *object, from, to int64) *ahead {
@@ -136,41 +134,5 @@ func (p *piece) read(ctx context.Context, o *object) bool {
 		}
 		b = b[:len(b)+len(to)]
 	}
-	p.first, p.last = files.first, files.last
 	return true
-}
-
-// readProved reads a part of a file that is as it was when it was proved, before and after.
-func (f *fileReader) readProved(seg nar.Segment, b []byte) bool {
-	id, err := f.open(seg.File)
-	if err != nil || id != f.ids[seg.File] {
-		return false
-	}
-	for at := 0; at < len(b); {
-		n, err := f.read(b[at:], seg.Offset+int64(at))
-		if err != nil {
-			return false
-		}
-		at += n
-	}
-	now, err := f.close()
-	return err == nil && now == id
-}
-
-// unchangedInParts is unchanged for many files: each half is compared on a goroutine of its own.
-func (f *fileReader) unchangedInParts(same func(now, expected nar.FileID) bool) (unchanged bool, err error) {
-	lower, upper := *f, *f
-	lower.last = (f.first + f.last) / 2
-	upper.first = lower.last + 1
-	lower.path, upper.path = nil, nil
-	var wg sync.WaitGroup
-	var ok bool
-	var otherErr error
-	wg.Go(func() { ok, otherErr = upper.unchangedInOrder(same) })
-	unchanged, err = lower.unchangedInOrder(same)
-	wg.Wait()
-	if err == nil {
-		err = otherErr
-	}
-	return unchanged && ok, err
 }

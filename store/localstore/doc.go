@@ -39,8 +39,9 @@
 // A part of such an archive waits until the whole has been hashed, once for all who ask.
 //
 // The archive of a proved path is copied from the files, large ones by the kernel where the writer is a [FileSender].
-// Each is compared with its identity when it is opened and after the last byte is read from it,
-// and all are compared again before the last block is let go.
+// Each is compared with its identity after the last byte is read from it: what is read of a file that is then as it was
+// when it was proved, is what was proved. Files of which parts went out before that are compared when they are opened
+// too, and again before the last block is let go.
 // What surrounds large files may come from memory ([Options.MemoryCache]), which holds bytes of the archive that was
 // proved: then the files that are in memory are compared once a second.
 // A file whose identity differs when it is opened stops the copy until the whole path has been hashed again:

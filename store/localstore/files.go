@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -13,8 +14,8 @@ import (
 // errTruncated reports a file that ends before its size.
 var errTruncated = errors.New("file is too short")
 
-// fileReader opens a path's regular files one after the other, without os.File and its costs (a small file is five
-// system calls), and remembers which, to compare all of them in the end.
+// fileReader opens a path's regular files one after the other, without os.File and its costs and remembers
+// which, to compare all of them in the end.
 // Every name is relative to the path's folder, which stays open;
 // a component that became a symlink leads to a file with another identity.
 type fileReader struct {
@@ -23,9 +24,8 @@ type fileReader struct {
 	real   string       // the path itself, for one that is no folder
 	dir    int          // descriptor of the path's folder, or none
 	fd     int          // of the open file, or none
-	first  int          // of the files that were opened
-	last   int
-	exact  bool // all of them were as expected, when opened and when closed
+	seen   []int        // files to compare in the end
+	exact  bool         // all that were opened were as expected, when opened and when closed
 	name   string
 	path   []byte // room for one
 	opened nar.FileID
@@ -35,7 +35,7 @@ const none = -1
 
 // begin opens the path's folder.
 func (f *fileReader) begin(o *object) error {
-	f.first, f.last, f.exact, f.dir, f.fd = none, none, true, none, none
+	f.exact, f.dir, f.fd = true, none, none
 	return f.restart(o)
 }
 
@@ -104,8 +104,31 @@ func (f *fileReader) open(i int) (id nar.FileID, err error) {
 		_ = unix.Close(f.fd)
 	}
 	f.fd, f.name, f.opened = fd, name, id
-	f.expect(i, i)
+	f.seen = append(f.seen, i)
 	return id, nil
+}
+
+// readProved reads a part of a file, and reports whether that is a part of what was proved: who finds the file as it was
+// then after reading has read what it was then. Such a file is not compared in the end.
+func (f *fileReader) readProved(seg nar.Segment, b []byte) bool {
+	dir, name := f.locate(seg.File)
+	fd, err := openat(dir, name, unix.O_NONBLOCK)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = unix.Close(fd) }()
+	for at := 0; at < len(b); {
+		n, err := unix.Pread(fd, b[at:], seg.Offset+int64(at))
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil || n == 0:
+			return false
+		default:
+			at += n
+		}
+	}
+	var st unix.Stat_t
+	return unix.Fstat(fd, &st) == nil && idOf(&st) == f.ids[seg.File]
 }
 
 // read reads at least one byte from the open file.
@@ -139,40 +162,42 @@ func (f *fileReader) close() (id nar.FileID, err error) {
 	return id, nil
 }
 
-// expect makes unchanged compare the files from first to last as well, none if that is first.
-func (f *fileReader) expect(first, last int) {
-	if first == none {
-		return
-	}
-	if f.first == none {
-		f.first = first
-	}
-	f.first, f.last = min(f.first, first), max(f.last, last)
-}
-
 // expectAll makes unchanged compare all files, whether they were opened or not.
-func (f *fileReader) expectAll() { f.first, f.last = 0, len(f.ids)-1 }
+func (f *fileReader) expectAll() {
+	f.seen = f.seen[:0]
+	for i, id := range f.ids {
+		if id != (nar.FileID{}) {
+			f.seen = append(f.seen, i)
+		}
+	}
+}
 
 // manyFiles is from where on comparing on two goroutines is faster.
 const manyFiles = 1000
 
-// unchanged compares all files from the first to the last that were opened with what is expected.
-// For a whole archive these are all that have content.
-func (f *fileReader) unchanged(same func(now, expected nar.FileID) bool) (bool, error) {
-	switch {
-	case f.first == none:
-		return true, nil
-	case f.last-f.first >= manyFiles:
-		return f.unchangedInParts(same)
+// unchanged compares all files that were opened with what is expected.
+// For a whole archive of a path without a proof these are all that have content.
+func (f *fileReader) unchanged(same func(now, expected nar.FileID) bool) (unchanged bool, err error) {
+	if len(f.seen) < manyFiles {
+		return f.compare(f.seen, same)
 	}
-	return f.unchangedInOrder(same)
+	half := len(f.seen) / 2
+	other := *f
+	other.path = nil
+	var wg sync.WaitGroup
+	var ok bool
+	var otherErr error
+	wg.Go(func() { ok, otherErr = other.compare(f.seen[half:], same) })
+	unchanged, err = f.compare(f.seen[:half], same)
+	wg.Wait()
+	if err == nil {
+		err = otherErr
+	}
+	return unchanged && ok, err
 }
 
-func (f *fileReader) unchangedInOrder(same func(now, expected nar.FileID) bool) (bool, error) {
-	for i := f.first; i <= f.last; i++ {
-		if f.ids[i] == (nar.FileID{}) {
-			continue
-		}
+func (f *fileReader) compare(files []int, same func(now, expected nar.FileID) bool) (bool, error) {
+	for _, i := range files {
 		dir, name := f.locate(i)
 		var st unix.Stat_t
 		err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW)

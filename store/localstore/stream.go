@@ -276,7 +276,6 @@ func (r *stream) readAhead() []byte {
 		r.s.buffers.Put(r.buf)
 	}
 	r.buf = p.buf
-	r.files.expect(p.first, p.last)
 	r.pos += p.size
 	r.lost = true
 	return (*p.buf)[:p.size]
@@ -385,6 +384,10 @@ func (r *stream) fill(b []byte) (n int, err error) {
 
 // content reads from the current segment's file, and closes it after the segment's last byte.
 func (r *stream) content(b []byte) (int, error) {
+	if n := r.seg.Length; r.hash == nil && !r.files.isOpen() && n <= int64(len(b)) && r.files.readProved(r.seg, b[:n]) {
+		r.seg.Length = 0
+		return int(n), nil
+	}
 	if err := r.ensureOpen(); err != nil {
 		return 0, err
 	}
