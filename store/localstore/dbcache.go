@@ -22,7 +22,9 @@ type infoCache struct {
 	watch      *conn      // nil: nothing is kept
 	retry      time.Time  // when to try to have a watch again
 	looked     time.Time  // when watch last answered
-	version    int64      // data_version when the generations were begun
+	version    int64      // data_version when watch last told
+	files      fileStamps // before it did
+	quiet      bool       // who commits anything changes files
 	edition    uint64     // counts the versions, never 0
 	young, old map[narinfo.HashPart]*narinfo.Info
 	closed     bool
@@ -71,24 +73,69 @@ func (c *infoCache) look(within time.Duration) bool {
 	if c.watch != nil && now.Sub(c.looked) < within {
 		return true
 	}
-	if c.watch != nil && !c.watch.fresh() {
-		c.drop()
+	files, fresh := c.watched()
+	if !fresh { // from before or behind the writer that came or went
+		files, fresh = c.watched()
 	}
-	if c.watch == nil && !c.open() {
+	if !fresh {
 		return false
 	}
-	version, err := c.readVersion()
-	if err != nil {
-		c.drop()
-		return false
-	}
-	if version != c.version {
-		c.young, c.old = nil, nil
-		c.version = version
-		c.edition++
+	if !c.quiet || files != c.files {
+		if err := c.compare(files, now); err != nil {
+			c.drop()
+			return false
+		}
 	}
 	c.looked = now
 	return true
+}
+
+// watched looks at the files, and gives watch up if they are not those that it was made for.
+func (c *infoCache) watched() (files fileStamps, fresh bool) {
+	if c.watch == nil && !c.open() {
+		return files, false
+	}
+	if files, fresh = c.watch.look(); !fresh {
+		c.drop()
+	}
+	return files, fresh
+}
+
+// compare begins a new edition if SQLite says that the database has changed. files are as they were a moment before.
+func (c *infoCache) compare(files fileStamps, now time.Time) error {
+	version, err := c.readVersion()
+	if err != nil {
+		return err
+	}
+	c.files, c.quiet = files, false
+	if version == c.version {
+		return nil
+	}
+	c.young, c.old = nil, nil
+	c.version = version
+	c.edition++
+	if !files.settled(now) {
+		return nil
+	}
+	return c.listen()
+}
+
+// listen finds out whether the database is quiet.
+//
+// While nobody has it open for writing, SQLite does not trust the -shm file, and takes an empty -wal for a change at each
+// query: that is how to tell. A commit that is under way could be one of two such changes.
+// Then nothing can be committed but by somebody who opens the database and writes to its files.
+func (c *infoCache) listen() error {
+	for range 2 {
+		version, err := c.readVersion()
+		if err != nil || version == c.version {
+			return err
+		}
+		c.version = version
+	}
+	files, fresh := c.watch.look()
+	c.quiet = fresh && files == c.files
+	return nil
 }
 
 // readVersion returns a number that any commit changes. A database that is read as immutable has one for ever.
@@ -120,7 +167,7 @@ func (c *infoCache) open() bool {
 
 func (c *infoCache) drop() {
 	c.watch.close()
-	c.watch = nil
+	c.watch, c.quiet = nil, false
 }
 
 func (c *infoCache) close() {

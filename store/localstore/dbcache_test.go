@@ -2,6 +2,7 @@ package localstore_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -49,4 +50,39 @@ func TestAnswersAreKeptUntilACommit(t *testing.T) {
 			require.Equal(t, 1, s.KeptInfos(), "a commit makes all of it old")
 		})
 	}
+}
+
+// While nobody has the database open for writing, and its -wal is empty, SQLite sees changes where there are none.
+func TestAnswersAreKeptWhileNobodyWrites(t *testing.T) {
+	m := newMadeStore(t, "wal")
+	first, second := m.add("first", tree{"": "x"}), m.add("second", tree{"": "y"})
+	w := m.writer()
+	w.exec("pragma wal_checkpoint(truncate)") // an empty -wal is what Nix leaves
+	w.kill()
+	s := m.open(nil)
+	ask := func(info *narinfo.Info) {
+		_, err := s.Info(t.Context(), info.StorePath.HashPart())
+		require.NoError(t, err)
+	}
+	kept := func() bool {
+		ask(first)
+		ask(second)
+		return s.KeptInfos() >= 2
+	}
+	require.Eventually(t, kept, 20*time.Second, 100*time.Millisecond, "once the clock has ticked")
+
+	w = m.writer()
+	ask(first)
+	w.exec("update ValidPaths set narSize = 5 where path = ?", first.StorePath)
+	info, err := s.Info(t.Context(), first.StorePath.HashPart())
+	require.NoError(t, err)
+	require.EqualValues(t, 5, info.NarSize)
+	require.True(t, kept(), "beside a writer")
+	w.exec("update ValidPaths set narSize = 6 where path = ?", first.StorePath)
+	w.exec("pragma wal_checkpoint(truncate)")
+	w.kill()
+	info, err = s.Info(t.Context(), first.StorePath.HashPart())
+	require.NoError(t, err)
+	require.EqualValues(t, 6, info.NarSize)
+	require.Eventually(t, kept, 20*time.Second, 100*time.Millisecond)
 }

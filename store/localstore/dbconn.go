@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"zombiezen.com/go/sqlite"
@@ -120,21 +121,35 @@ func (c *conn) headerMode() (mode, error) {
 
 // fresh reports whether the files are still those that the connection was made for.
 func (c *conn) fresh() bool {
-	main, present, err := statFile(c.path)
-	if err != nil || !present || !main.sameFile(c.main) {
-		return false
-	}
-	wal, present, err := statFile(c.path + "-wal")
-	if err != nil {
-		return false
+	_, fresh := c.look()
+	return fresh
+}
+
+// fileStamps are those of a database and of its -wal file.
+type fileStamps struct{ main, wal stamp }
+
+// settled reports whether the file systems' clocks have ticked since the last change, so that the next one will show.
+func (f fileStamps) settled(now time.Time) bool {
+	const tick = 2 * time.Second
+	return now.Sub(time.Unix(0, max(f.main.mtime, f.main.ctime, f.wal.mtime, f.wal.ctime))) > tick
+}
+
+// look is fresh, and returns what it saw.
+func (c *conn) look() (now fileStamps, fresh bool) {
+	var mainPresent, walPresent bool
+	var err, walErr error
+	now.main, mainPresent, err = statFile(c.path)
+	now.wal, walPresent, walErr = statFile(c.path + "-wal")
+	if err != nil || walErr != nil || !mainPresent || !now.main.sameFile(c.main) {
+		return now, false
 	}
 	switch c.mode {
 	case modeWAL:
-		return present && wal.sameFile(c.wal)
+		return now, walPresent && now.wal.sameFile(c.wal)
 	case modeImmutable:
-		return !present && main == c.main
+		return now, !walPresent && now.main == c.main
 	}
-	return !present
+	return now, !walPresent
 }
 
 // run calls f, whose errors are SQLite's or ErrNotFound.
