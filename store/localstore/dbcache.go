@@ -98,7 +98,7 @@ func (c *infoCache) watched() (files fileStamps, fresh bool) {
 	if files, fresh = c.watch.look(); !fresh {
 		c.drop()
 	}
-	return files, fresh
+	return files.written(), fresh
 }
 
 // compare begins a new edition if SQLite says that the database has changed. files are as they were a moment before.
@@ -134,7 +134,7 @@ func (c *infoCache) listen() error {
 		c.version = version
 	}
 	files, fresh := c.watch.look()
-	c.quiet = fresh && files == c.files
+	c.quiet = fresh && files.written() == c.files
 	return nil
 }
 

@@ -128,10 +128,16 @@ func (c *conn) fresh() bool {
 // fileStamps are those of a database and of its -wal file.
 type fileStamps struct{ main, wal stamp }
 
-// settled reports whether the file systems' clocks have ticked since the last change, so that the next one will show.
+// settled reports whether the file systems' clocks have ticked since the last write, so that the next one will show.
 func (f fileStamps) settled(now time.Time) bool {
 	const tick = 2 * time.Second
-	return now.Sub(time.Unix(0, max(f.main.mtime, f.main.ctime, f.wal.mtime, f.wal.ctime))) > tick
+	return now.Sub(time.Unix(0, max(f.main.mtime, f.wal.mtime))) > tick
+}
+
+// written leaves out what changes without a write: SQLite as root sets a -wal's owner whenever it opens one.
+func (f fileStamps) written() fileStamps {
+	f.main.ctime, f.wal.ctime = 0, 0
+	return f
 }
 
 // look is fresh, and returns what it saw.
