@@ -82,7 +82,7 @@ func TestALiveStoresArchivesAreOfferedCompressed(t *testing.T) {
 	narinfoURL := "/" + string(l.large.StorePath.HashPart()) + ".narinfo"
 	info, err := narinfo.Parse([]byte(body(t, get(h, narinfoURL))))
 	require.NoError(t, err)
-	require.Equal(t, artefactURL(l.large, "z1"), "/"+info.URL)
+	require.Equal(t, artefactURL(l.large, "z2"), "/"+info.URL)
 	require.Equal(t, "zstd", info.Compression)
 	require.True(t, info.FileHash.IsZero())
 	require.Zero(t, info.FileSize)
@@ -117,7 +117,7 @@ func TestAGrowingArtefactIsSentAsItGrows(t *testing.T) {
 	g := &gate{Store: l, at: 2 << 20, open: make(chan struct{})}
 	server := httptest.NewServer(l.handler(t, g))
 	defer server.Close()
-	url := server.URL + artefactURL(l.large, "z1")
+	url := server.URL + artefactURL(l.large, "z2")
 	ask := func(ranges string) *http.Response {
 		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
 		require.NoError(t, err)
@@ -213,37 +213,37 @@ func TestAnOlderEncodersURLLeadsToTheCurrentOne(t *testing.T) {
 	for _, method := range []string{http.MethodGet, http.MethodHead} {
 		r := request(h, method, artefactURL(l.lib, "z0"))
 		require.Equal(t, http.StatusTemporaryRedirect, r.StatusCode)
-		require.Equal(t, strings.TrimPrefix(artefactURL(l.lib, "z1"), "/nar/"), r.Header.Get("Location"))
+		require.Equal(t, strings.TrimPrefix(artefactURL(l.lib, "z2"), "/nar/"), r.Header.Get("Location"))
 		require.Equal(t, "no-store", r.Header.Get("Cache-Control"))
 	}
 	for url, status := range map[string]int{
 		artefactURL(l.lib, "Z1"):                                                                400,
 		artefactURL(l.lib, ""):                                                                  400,
 		artefactURL(l.lib, strings.Repeat("z", 17)):                                             400,
-		artefactURL(l.lib, "z1") + ".zst":                                                       400,
+		artefactURL(l.lib, "z2") + ".zst":                                                       400,
 		strings.Replace(narURL(l.lib), "-", "_", 1):                                             400,
-		"/nar/" + absentHash + "-" + absentNarHash + "-z1.nar.zst":                              404,
-		"/nar/" + string(l.lib.StorePath.HashPart()) + "-" + absentNarHash + "-z1.nar.zst":      404,
-		"/nar/" + string(l.lib.StorePath.HashPart()) + "-" + l.lib.NarHash.Base32() + "-z1.nar": 400,
+		"/nar/" + absentHash + "-" + absentNarHash + "-z2.nar.zst":                              404,
+		"/nar/" + string(l.lib.StorePath.HashPart()) + "-" + absentNarHash + "-z2.nar.zst":      404,
+		"/nar/" + string(l.lib.StorePath.HashPart()) + "-" + l.lib.NarHash.Base32() + "-z2.nar": 400,
 	} {
 		require.Equal(t, status, get(h, url).StatusCode, url)
 	}
-	require.Equal(t, http.StatusNotFound, get(newHandler(t, l, nil), artefactURL(l.lib, "z1")).StatusCode)
+	require.Equal(t, http.StatusNotFound, get(newHandler(t, l, nil), artefactURL(l.lib, "z2")).StatusCode)
 }
 
 func TestThePolicyHoldsForArtefacts(t *testing.T) {
 	l := newLive(t)
-	require.Equal(t, http.StatusOK, get(l.handler(t, l), artefactURL(l.lib, "z1")).StatusCode)
+	require.Equal(t, http.StatusOK, get(l.handler(t, l), artefactURL(l.lib, "z2")).StatusCode)
 	l.settle(t)
 	nothing := httpcache.ClosureOf(l, func(context.Context) ([]narinfo.StorePath, error) { return nil, nil }, 0)
 	h := newHandler(t, l, &httpcache.Options{Artefacts: l.cache, Policy: nothing})
-	for _, encoder := range []string{"z0", "z1"} {
+	for _, encoder := range []string{"z0", "z2"} {
 		forbidden, absent := get(h, artefactURL(l.lib, encoder)), get(h, "/"+absentHash+".narinfo")
 		require.Equal(t, http.StatusNotFound, forbidden.StatusCode)
 		require.Equal(t, absent.Header, forbidden.Header)
 	}
 	l.Delete(l.lib.StorePath)
-	require.Equal(t, http.StatusNotFound, get(l.handler(t, l), artefactURL(l.lib, "z1")).StatusCode,
+	require.Equal(t, http.StatusNotFound, get(l.handler(t, l), artefactURL(l.lib, "z2")).StatusCode,
 		"an artefact does not outlive its path")
 }
 
@@ -268,7 +268,7 @@ func TestASourceThatFailsNeverEndsWell(t *testing.T) {
 				var clients sync.WaitGroup
 				for range 5 {
 					clients.Go(func() {
-						r, err := server.Client().Get(server.URL + artefactURL(l.large, "z1"))
+						r, err := server.Client().Get(server.URL + artefactURL(l.large, "z2"))
 						if err != nil {
 							t.Error(err)
 							return
@@ -294,7 +294,7 @@ func TestASourceThatFailsNeverEndsWell(t *testing.T) {
 func TestAFinishedArtefactIsCopiedByTheKernel(t *testing.T) {
 	l := newLive(t)
 	h := l.handler(t, l)
-	all := body(t, get(h, artefactURL(l.large, "z1")))
+	all := body(t, get(h, artefactURL(l.large, "z2")))
 	l.settle(t)
 	for name, tt := range map[string]struct {
 		ranges, want string
@@ -305,7 +305,7 @@ func TestAFinishedArtefactIsCopiedByTheKernel(t *testing.T) {
 		"a byte more": {"bytes=0-524288", all[:524289], false}, "the end": {"bytes=-700000", all[len(all)-700000:], true},
 	} {
 		w := &sendFileRecorder{ResponseRecorder: httptest.NewRecorder()}
-		r := httptest.NewRequest(http.MethodGet, artefactURL(l.large, "z1"), nil)
+		r := httptest.NewRequest(http.MethodGet, artefactURL(l.large, "z2"), nil)
 		if tt.ranges != "" {
 			r.Header.Set("Range", tt.ranges)
 		}
@@ -318,19 +318,19 @@ func TestAFinishedArtefactIsCopiedByTheKernel(t *testing.T) {
 func TestAnArtefactThatChangesWhileItIsSentIsNotCompleted(t *testing.T) {
 	l := newLive(t)
 	h := l.handler(t, l)
-	require.Equal(t, http.StatusOK, get(h, artefactURL(l.large, "z1")).StatusCode)
+	require.Equal(t, http.StatusOK, get(h, artefactURL(l.large, "z2")).StatusCode)
 	l.settle(t)
 	files, err := filepath.Glob(filepath.Join(l.dir, "*.zst"))
 	require.NoError(t, err)
 	require.Len(t, files, 1)
 	for _, ranges := range []string{"", "bytes=100-", "bytes=100-2000000"} {
 		w := &sendFileRecorder{ResponseRecorder: httptest.NewRecorder(), before: func() { damage(t, files[0]) }}
-		r := httptest.NewRequest(http.MethodGet, artefactURL(l.large, "z1"), nil)
+		r := httptest.NewRequest(http.MethodGet, artefactURL(l.large, "z2"), nil)
 		if ranges != "" {
 			r.Header.Set("Range", ranges)
 		}
 		require.PanicsWithValue(t, http.ErrAbortHandler, func() { h.ServeHTTP(w, r) }, ranges)
-		require.Equal(t, http.StatusOK, get(h, artefactURL(l.large, "z1")).StatusCode, "made anew")
+		require.Equal(t, http.StatusOK, get(h, artefactURL(l.large, "z2")).StatusCode, "made anew")
 		l.settle(t)
 	}
 }
@@ -370,12 +370,12 @@ func TestACacheThatKeepsNothingStillAnswers(t *testing.T) {
 	require.Equal(t, "none", info.Compression)
 	require.Equal(t, l.large.NarHash, info.FileHash)
 	for _, headers := range [][]string{nil, {"Range", "bytes=5-10"}} {
-		r := get(h, artefactURL(l.large, "z1"), headers...)
+		r := get(h, artefactURL(l.large, "z2"), headers...)
 		require.Equal(t, http.StatusOK, r.StatusCode)
 		require.Empty(t, r.Header.Get("Accept-Ranges"))
 		require.True(t, string(archiveOf(t, l, l.large)) == decoded(t, body(t, r)))
 	}
-	require.Empty(t, request(h, http.MethodHead, artefactURL(l.large, "z1")).Header.Get("Accept-Ranges"))
+	require.Empty(t, request(h, http.MethodHead, artefactURL(l.large, "z2")).Header.Get("Accept-Ranges"))
 }
 
 func TestAStoresOwnArchiveComesFirst(t *testing.T) {
@@ -384,7 +384,7 @@ func TestAStoresOwnArchiveComesFirst(t *testing.T) {
 	info, err := narinfo.Parse([]byte(body(t, get(h, b.urls()["narinfo"]))))
 	require.NoError(t, err)
 	require.Equal(t, b.archiveURL(), "/"+info.URL)
-	require.Equal(t, http.StatusNotFound, get(h, artefactURL(b.tool, "z1")).StatusCode)
+	require.Equal(t, http.StatusNotFound, get(h, artefactURL(b.tool, "z2")).StatusCode)
 }
 
 func TestDebugInfoNamesThePlainArchive(t *testing.T) {

@@ -22,10 +22,10 @@ func TestConditionsAndRanges(t *testing.T) {
 	w := newBucket(t)
 	l := &live{world: w.world, cache: newArtefacts(t, t.TempDir())}
 	h := l.handler(t, w)
-	require.Equal(t, http.StatusOK, get(h, artefactURL(w.other, "z1")).StatusCode)
+	require.Equal(t, http.StatusOK, get(h, artefactURL(w.other, "z2")).StatusCode)
 	l.settle(t)
 	for kind, url := range map[string]string{
-		"artefact": artefactURL(w.other, "z1"),
+		"artefact": artefactURL(w.other, "z2"),
 		"narinfo":  w.urls()["narinfo"],
 		"NAR":      w.urls()["NAR"],
 		"file":     w.urls()["file"],

@@ -7,6 +7,8 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -22,6 +24,7 @@ const (
 
 	mostByDefault = 20 << 30 // bytes of artefacts
 	shareOfFree   = 10       // the default is one part of this many
+	maxEncoders   = 8
 )
 
 // checkArtefacts refuses settings of the artefact cache that are none or contradict each other.
@@ -69,7 +72,8 @@ func (c *Config) openArtefacts(env environ, log *slog.Logger, source *source) (*
 		}
 		return nil, nil
 	}
-	options := &artefact.Options{Logger: log}
+	options := &artefact.Options{Logger: log, Encoders: min(runtime.GOMAXPROCS(0), maxEncoders)}
+	limitHeap(options.Encoders)
 	budget, err := c.artefactBudget()
 	if c.Compression == none || budget == 0 && err == nil {
 		return artefact.Open("", options)
@@ -88,6 +92,13 @@ func (c *Config) openArtefacts(env environ, log *slog.Logger, source *source) (*
 	}
 	log.Warn("no artefact cache: archives are served uncompressed", "error", err)
 	return artefact.Open("", options)
+}
+
+// limitHeap has garbage collected sooner than usual: what encoders hold would double otherwise. GOMEMLIMIT is heeded.
+func limitHeap(encoders int) {
+	if debug.SetMemoryLimit(-1) == math.MaxInt64 {
+		debug.SetMemoryLimit(40<<20 + int64(encoders)*24<<20)
+	}
 }
 
 // artefactBudget is how many bytes the cache may keep. What it has already is counted as free space.

@@ -128,6 +128,7 @@ func (c *Cache) Close() error {
 	}
 	c.mu.Unlock()
 	c.running.Wait()
+	c.frames.close()
 	return c.unlock()
 }
 

@@ -65,7 +65,7 @@ func (d *stream) next() error {
 		return err
 	}
 	d.c.frames.compress(fr)
-	d.out = append(d.out[:0:0], *fr.out...)
+	d.out = append(d.out[:0:0], fr.out...)
 	d.last = fr.last
 	d.c.frames.release(fr)
 	return nil
@@ -82,5 +82,6 @@ func (d *stream) Close() error {
 	err := d.nar.Close()
 	d.nar, d.out, d.err = nil, nil, os.ErrClosed
 	<-d.c.directs
+	d.c.frames.rest()
 	return err
 }

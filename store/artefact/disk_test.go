@@ -99,6 +99,7 @@ func TestAnArchiveLargerThanTheBudget(t *testing.T) {
 	c := open(t, dir, (&artefact.Options{Budget: 1 << 20, Logger: slog.New(slog.NewTextHandler(&log, nil))}).
 		WithPause(time.Nanosecond))
 	mustFetch(t, c, &m, small)
+	settle(t, c)
 	require.ErrorContains(t, fetchPartly(t, c, &m, large), "no room", "the room ended in the middle of it")
 	require.False(t, c.Describe(large.Clone()))
 	requireIs(t, &m, large, mustFetch(t, c, &m, large))

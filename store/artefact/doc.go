@@ -5,8 +5,9 @@
 // # An artefact
 //
 // An artefact is a path's NAR compressed with Zstandard, as a row of independent frames.
-// Where a frame ends depends on the NAR's size alone: a NAR of up to 2 MiB is one frame, any other begins with one of
-// 256 KiB, so that a client has its first bytes at once, and goes on with half of what is left, within 8 and 16 MiB.
+// Where a frame ends depends on the NAR's size alone: a NAR of up to 1 MiB is one frame, any other begins with one of
+// 256 KiB, so that a client has its first bytes at once, and goes on with half of what is left, within 4 and 8 MiB.
+// The first frame and every third is compressed more thoroughly.
 // So frames are compressed side by side, and the bytes are the same on every machine.
 // The window is at most 8 MiB, and each frame has a checksum.
 //
@@ -36,7 +37,8 @@
 // used for the longest time and that nobody reads. Files that grow count, and so do removed ones that are still read.
 //
 // Memory is bounded by the number of encoders E, whatever the size and number of NARs: frames that wait or are being
-// compressed have (E+1) times 16 MiB, their compressed forms at most as much again, and an encoder some 8 MiB.
+// compressed have (E+1) times 8 MiB, their compressed forms at most as much again, usually a third, and each encoder
+// some 16 MiB. Ten seconds after the last archive what frames had is given back.
 // E+2 jobs run at a time, others wait.
 //
 // Where there is no room, on the disk or in the budget, the archive is compressed straight into the reader, one frame

@@ -114,7 +114,7 @@ func (c *Cache) compress(ctx context.Context, j *job, nar io.Reader) error {
 		for fr := range queue {
 			<-fr.done
 			if failed == nil {
-				failed = c.append(j, *fr.out, fr.last)
+				failed = c.append(j, fr.out, fr.last)
 			}
 			c.frames.release(fr)
 			if failed != nil {
@@ -140,7 +140,11 @@ func (c *Cache) cut(ctx context.Context, j *job, nar io.Reader, queue chan<- *fr
 			return err
 		}
 		last := fr.last
-		go c.frames.compress(fr)
+		if cut.number == 1 {
+			c.frames.compress(fr) // before others may take all processors from who writes and sends it
+		} else {
+			go c.frames.compress(fr)
+		}
 		queue <- fr
 		if last {
 			return nil
@@ -186,6 +190,7 @@ func (c *Cache) end(j *job, err error) {
 		}
 	})
 	c.forget(j)
+	c.frames.rest()
 	j.over = true
 	if j.readers == 0 {
 		j.closeFile()
@@ -200,15 +205,12 @@ func (c *Cache) judge(j *job, err error) {
 	if ok {
 		c.avoidDisk(j, disk)
 	}
-	if j.ended {
-		return // its clients have what they want
+	if j.ended || errors.Is(err, errClosed) {
+		return // its clients have what they want, or have left
 	}
 	c.stats.Failed++
 	if failed := c.opts.Trace.Failed; failed != nil {
 		failed(j.info.StorePath, err)
-	}
-	if !ok && !errors.Is(err, context.Canceled) {
-		c.log.Warn("archive not compressed", "path", j.info.StorePath, "error", err)
 	}
 }
 

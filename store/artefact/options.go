@@ -20,7 +20,7 @@ type Options struct {
 	// Encoders is how many frames are compressed at a time. 0: GOMAXPROCS, but no more than 8.
 	Encoders int
 
-	// Logger receives damage (Error), want of room (Warn) and failed jobs (Warn). nil discards them.
+	// Logger receives damage (Error) and want of room (Warn). Errors of the store go to who opens. nil discards them.
 	Logger *slog.Logger
 
 	// Trace is told what happens. nil: nobody is.
@@ -34,7 +34,7 @@ type Options struct {
 type Trace struct {
 	// Made is called when an archive has been compressed whole, size bytes long, in a job that took d without waiting.
 	Made func(path narinfo.StorePath, narSize, size int64, d time.Duration)
-	// Failed is called when a job ended without an archive.
+	// Failed is called when a job ended without an archive, unless it was given up.
 	Failed func(path narinfo.StorePath, err error)
 	// Hit is called when a finished artefact is opened.
 	Hit func(path narinfo.StorePath)

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -136,6 +137,8 @@ type gated struct {
 	at   int64
 	gate chan struct{} // closed to open it
 	once sync.Once
+
+	opened atomic.Int64 // archives
 }
 
 func gate(s store.Store, at int64) *gated { return &gated{Store: s, at: at, gate: make(chan struct{})} }
@@ -143,6 +146,7 @@ func gate(s store.Store, at int64) *gated { return &gated{Store: s, at: at, gate
 func (g *gated) open() { g.once.Do(func() { close(g.gate) }) }
 
 func (g *gated) Open(ctx context.Context, info *narinfo.Info) (io.ReadCloser, error) {
+	g.opened.Add(1)
 	r, err := g.Store.Open(ctx, info)
 	if err != nil {
 		return nil, err
