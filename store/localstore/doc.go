@@ -43,7 +43,7 @@
 // when it was proved, is what was proved. Files of which parts went out before that are compared when they are opened
 // too, and again before the last block is let go.
 // What surrounds large files may come from memory ([Options.MemoryCache]), which holds bytes of the archive that was
-// proved: then the files that are in memory are compared once a second.
+// proved: then the files are compared every ten seconds in which the path is read.
 // A file whose identity differs when it is opened stops the copy until the whole path has been hashed again:
 // hard links that `nix store optimise` makes or breaks, or a repair, change identities and not content.
 // A file that changes while it is read ends the copy with [store.ErrCorrupt].

@@ -157,12 +157,32 @@ func (m *memory) close() {
 	}
 }
 
-// lookEvery is how long files that are in memory are not compared with those on disk. What is in memory was proved and
-// stays right; what can come late is the alarm that what is on disk is not.
-const lookEvery = time.Second
-
-// due reports whether it is time to compare all files.
-func (k *kept) due(now time.Time) bool { return now.UnixNano()-k.looked.Load() >= int64(lookEvery) }
+// lookAfter has all files of a path compared with what was proved, in the background, if that was long ago. What is in
+// memory was proved and stays right; what can come late is the alarm that what is on disk is not.
+func (s *Store) lookAfter(k *kept) {
+	now := time.Now().UnixNano()
+	if now-k.looked.Load() < int64(s.options.ages.memory) || !s.looking.TryLock() {
+		return
+	}
+	k.looked.Store(now)
+	started := s.background.Start(func(ctx context.Context) {
+		defer s.looking.Unlock()
+		var files fileReader
+		err := files.begin(k.o)
+		defer files.end()
+		unchanged := false
+		if err == nil {
+			files.expectAll()
+			unchanged, err = files.unchanged(sameContent)
+		}
+		if !unchanged && (err == nil || vanished(err)) {
+			_ = s.blame(ctx, k.o.subject, proofSum{}, "changed on disk")
+		}
+	})
+	if !started {
+		s.looking.Unlock()
+	}
+}
 
 // segments yields the archive's bytes from off to off+n, what is in memory in the longest runs that there are.
 func (k *kept) segments(off, n int64, yield func(nar.Segment) bool) {

@@ -85,6 +85,8 @@ type ages struct {
 	keep  time.Duration // a file before its proof is written to the proof file
 	look  time.Duration // a quarantined path before a lookup has its files looked at
 	info  time.Duration // the database before a lookup asks whether it has changed
+
+	memory time.Duration // files on disk of which memory has copies before they are compared
 }
 
 // withDefaults returns a complete copy of o.
@@ -119,7 +121,7 @@ func (o *Options) withDefaults() (*Options, error) {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.ages == (ages{}) {
-		c.ages = ages{proof: 2 * time.Second, keep: 2 * time.Minute, look: time.Second, info: time.Millisecond}
+		c.ages = ages{proof: 2 * time.Second, keep: 2 * time.Minute, look: time.Second, info: time.Millisecond, memory: 10 * time.Second}
 	}
 	return &c, nil
 }

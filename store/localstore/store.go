@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/voidnxlab/nixtrap/internal/background"
@@ -45,6 +46,7 @@ type Store struct {
 	quarantine quarantine
 	debug      debugIndex
 	memory     *memory
+	looking    sync.Mutex // held while files in memory are compared with those on disk
 	buffers    buffer.Pool
 	background *background.Work
 }

@@ -49,8 +49,7 @@ type stream struct {
 	start time.Time // of the hashing
 	quiet bool      // the pass is an examination: it blames nobody
 
-	kept    *kept     // what is in memory of a proved path; nil if nothing is
-	looking time.Time // when this reader took it on to compare all of its files; zero if it did not
+	kept *kept // what is in memory of a proved path; nil if nothing is
 
 	ahead *ahead  // nil of a path without a proof or in memory, and of a small one
 	buf   *[]byte // from the store's pool; nil until it is needed
@@ -95,10 +94,7 @@ func (r *stream) segments() iter.Seq[nar.Segment] {
 	if r.kept == nil {
 		return r.o.layout.Segments(r.pos, r.end-r.pos)
 	}
-	if now := time.Now(); r.kept.due(now) {
-		r.looking = now
-		r.files.expectAll()
-	}
+	r.s.lookAfter(r.kept)
 	return func(yield func(nar.Segment) bool) { r.kept.segments(r.pos, r.end-r.pos, yield) }
 }
 
@@ -474,9 +470,6 @@ func (r *stream) finish() error {
 			return r.trouble(err)
 		case !unchanged:
 			return r.blame(proofSum{}, "changed while it was read")
-		}
-		if !r.looking.IsZero() {
-			r.kept.looked.Store(r.looking.UnixNano())
 		}
 		if r.to-r.from == r.o.narSize {
 			r.s.remember(r.o)
