@@ -5,54 +5,46 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"sync"
-	"time"
 
 	"github.com/voidnxlab/nixtrap/internal/filehash"
-	"github.com/voidnxlab/nixtrap/nar"
 	"github.com/voidnxlab/nixtrap/narinfo"
 	"github.com/voidnxlab/nixtrap/store"
 )
 
 // archive is an open file that an archive should be in.
 type archive struct {
-	*os.File
-	name    string        // its key
-	info    *narinfo.Info // whose archive it is; nil: nobody said
-	id      nar.FileID    // when it was opened
-	settled bool          // whether any change since then shows in its identity
+	Object
+	name  string        // its key
+	info  *narinfo.Info // whose archive it is; nil: nobody said
+	state State         // when it was opened
 }
 
-// settling is how long what has changed may change again within the same tick of the file system's clock.
-const settling = 2 * time.Second
-
-// openKey opens a regular file under a key of any kind.
-func (s *Store) openKey(name string) (*archive, error) {
-	f, _, err := s.openRegular(name)
+// openKey opens a file under a key of any kind.
+func (s *Store) openKey(ctx context.Context, name string) (*archive, error) {
+	f, err := s.files.Open(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	id, err := nar.FileIDOf(f)
+	state, err := f.State()
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("bucketstore: %w", err), f.Close())
+		return nil, errors.Join(err, f.Close())
 	}
-	settled := time.Since(time.Unix(0, id.Ctime)) > settling
-	return &archive{File: f, name: name, id: id, settled: settled}, nil
+	return &archive{Object: f, name: name, state: state}, nil
 }
 
 // openInfo opens the file at the narinfo's URL. Where there is none, or one of another size than the narinfo says, the
 // path is put into quarantine.
-func (s *Store) openInfo(info *narinfo.Info) (*archive, error) {
-	a, err := s.openKey(info.URL)
+func (s *Store) openInfo(ctx context.Context, info *narinfo.Info) (*archive, error) {
+	a, err := s.openKey(ctx, info.URL)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, s.missing(info, &damage{info.URL, reasonAbsent, "no such file"})
 	}
 	if err != nil {
 		return nil, err
 	}
-	if size := storedSize(info); size != 0 && a.id.Size != size {
-		err := s.missing(info, &damage{info.URL, reasonSize, fmt.Sprintf("has %d bytes, not %d", a.id.Size, size)})
+	if size := storedSize(info); size != 0 && a.state.Size != size {
+		err := s.missing(info, &damage{info.URL, reasonSize, fmt.Sprintf("has %d bytes, not %d", a.state.Size, size)})
 		return nil, errors.Join(err, a.Close())
 	}
 	a.info = info
@@ -77,7 +69,7 @@ func (s *Store) OpenArchive(ctx context.Context, info *narinfo.Info) (*store.Fil
 	if err := s.prove(ctx, a); err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
-	return s.proved(a), nil
+	return s.proved(ctx, a), nil
 }
 
 // prove reads the archive in full unless it was found right in its present state. It is then at its beginning.
@@ -99,7 +91,7 @@ func hasFileHash(info *narinfo.Info) bool {
 
 // proveOnce runs prove, which reads the file from its beginning, unless it has succeeded for this hash and state.
 func (s *Store) proveOnce(a *archive, hash narinfo.Hash, prove func() error) error {
-	if s.proofs.has(proof{a.id, hash}) {
+	if s.proofs.has(proof{a.name, a.state.Version, hash}) {
 		return nil
 	}
 	if err := prove(); err != nil {
@@ -108,8 +100,8 @@ func (s *Store) proveOnce(a *archive, hash narinfo.Hash, prove func() error) err
 	if _, err := a.Seek(0, io.SeekStart); err != nil {
 		return fmt.Errorf("bucketstore: %w", err)
 	}
-	if a.settled {
-		s.proofs.add(proof{a.id, hash})
+	if !a.state.Unsettled {
+		s.proofs.add(proof{a.name, a.state.Version, hash})
 	}
 	return nil
 }
@@ -133,18 +125,19 @@ func (s *Store) hashFile(ctx context.Context, a *archive, want narinfo.Hash) err
 	case err != nil:
 		return fmt.Errorf("bucketstore: %w", err)
 	case got != want:
-		return s.blame(a, reasonContent, "the file hashes to %s, not %s", got, want)
+		return s.blame(ctx, a, reasonContent, "the file hashes to %s, not %s", got, want)
 	}
 	return nil
 }
 
 // proved takes over a, which was proved and is at its beginning.
-func (s *Store) proved(a *archive) *store.File {
-	return &store.File{ReadSeekCloser: &provedFile{a, s}, Size: a.id.Size, ModTime: time.Unix(0, a.id.Mtime)}
+func (s *Store) proved(ctx context.Context, a *archive) *store.File {
+	return &store.File{ReadSeekCloser: &provedFile{ctx, a, s}, Size: a.state.Size, ModTime: a.state.Modified}
 }
 
 // provedFile lets bytes go only while the file is what was proved.
 type provedFile struct {
+	ctx     context.Context // of the call that opened it
 	archive *archive
 	store   *Store
 }
@@ -152,12 +145,12 @@ type provedFile struct {
 // Read implements io.Reader.
 func (p *provedFile) Read(b []byte) (int, error) {
 	n, err := p.archive.Read(b)
-	id, statErr := nar.FileIDOf(p.archive.File)
-	if statErr != nil {
-		return 0, fmt.Errorf("bucketstore: %w", statErr)
+	now, stateErr := p.archive.State()
+	if stateErr != nil {
+		return 0, stateErr
 	}
-	if id != p.archive.id {
-		return 0, p.store.blame(p.archive, reasonChanged, "changed while it was read")
+	if now.Version != p.archive.state.Version {
+		return 0, p.store.blame(p.ctx, p.archive, reasonChanged, "changed while it was read")
 	}
 	return n, err
 }
@@ -172,8 +165,9 @@ func (p *provedFile) Close() error { return p.archive.Close() }
 
 // proof says that a file in this state has this hash, or decodes to it.
 type proof struct {
-	id   nar.FileID
-	hash narinfo.Hash
+	name    string
+	version any
+	hash    narinfo.Hash
 }
 
 // maxProofs bounds the memory of proofs to a few MiB.

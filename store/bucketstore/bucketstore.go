@@ -51,9 +51,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
-	"syscall"
 
 	"github.com/voidnxlab/nixtrap/internal/background"
 	"github.com/voidnxlab/nixtrap/narinfo"
@@ -62,9 +59,10 @@ import (
 
 const cacheInfoName = "nix-cache-info"
 
-// Store is a binary cache in a directory. Safe for concurrent use.
+// Store is a binary cache. It is safe for concurrent use.
 type Store struct {
-	root       *os.Root
+	files      Files
+	close      func() error // of files
 	cacheInfo  narinfo.CacheInfo
 	proofs     proofs
 	quarantine quarantine
@@ -84,21 +82,31 @@ var (
 // Open opens the binary cache in dir. A directory without nix-cache-info is an error.
 // nil options mean the zero value. The caller closes the store when nothing is read from it any more.
 func Open(dir string, o *Options) (*Store, error) {
-	options := o.withDefaults()
-	root, err := os.OpenRoot(dir)
+	d, err := OpenDirectory(dir)
 	if err != nil {
-		return nil, fmt.Errorf("bucketstore: %w", err)
+		return nil, err
 	}
-	s := &Store{root: root, background: background.New()}
+	s, err := OpenFiles(context.Background(), d, o)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("%q: %w", dir, err), d.Close())
+	}
+	s.close = d.Close
+	return s, nil
+}
+
+// OpenFiles opens the binary cache in files, which stay the caller's to close. Else it is [Open].
+func OpenFiles(ctx context.Context, files Files, o *Options) (*Store, error) {
+	options := o.withDefaults()
+	s := &Store{files: files, close: func() error { return nil }, background: background.New()}
 	s.quarantine.log, s.quarantine.every = options.Logger, options.look
-	if err := s.readCacheInfo(); err != nil {
-		return nil, errors.Join(fmt.Errorf("bucketstore: %q: %w", dir, err), root.Close())
+	if err := s.readCacheInfo(ctx); err != nil {
+		return nil, fmt.Errorf("bucketstore: %w", err)
 	}
 	return s, nil
 }
 
-func (s *Store) readCacheInfo() error {
-	text, err := s.readFile(cacheInfoName, 64<<10)
+func (s *Store) readCacheInfo(ctx context.Context) error {
+	text, err := s.readFile(ctx, cacheInfoName, 64<<10)
 	if errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("no file %s, so this is no binary cache (nix copy --to file://DIR makes one)", cacheInfoName)
 	}
@@ -120,7 +128,7 @@ func (s *Store) readCacheInfo() error {
 // Readers that are still open stay usable.
 func (s *Store) Close() error {
 	s.background.Stop()
-	return s.root.Close()
+	return s.close()
 }
 
 // CacheInfo returns what nix-cache-info said when the store was opened, with StoreDir filled in.
@@ -137,7 +145,7 @@ func (s *Store) Info(ctx context.Context, hash narinfo.HashPart) (*narinfo.Info,
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	a, err := s.openArchiveOf(hash)
+	a, err := s.openArchiveOf(ctx, hash)
 	if err != nil {
 		return nil, err
 	}
@@ -145,15 +153,15 @@ func (s *Store) Info(ctx context.Context, hash narinfo.HashPart) (*narinfo.Info,
 }
 
 // openArchiveOf reads a narinfo and opens its archive, unless the path is in quarantine or has to go there.
-func (s *Store) openArchiveOf(hash narinfo.HashPart) (*archive, error) {
-	info, err := s.readInfo(hash)
+func (s *Store) openArchiveOf(ctx context.Context, hash narinfo.HashPart) (*archive, error) {
+	info, err := s.readInfo(ctx, hash)
 	if errors.Is(err, store.ErrNotFound) {
 		s.quarantine.forget(hash)
 	}
 	if err != nil {
 		return nil, err
 	}
-	a, err := s.openInfo(info)
+	a, err := s.openInfo(ctx, info)
 	if err != nil {
 		return nil, err
 	}
@@ -169,7 +177,7 @@ func (s *Store) openCurrent(ctx context.Context, info *narinfo.Info) (*archive, 
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	a, err := s.openArchiveOf(info.StorePath.HashPart())
+	a, err := s.openArchiveOf(ctx, info.StorePath.HashPart())
 	if err != nil {
 		return nil, err
 	}
@@ -180,12 +188,12 @@ func (s *Store) openCurrent(ctx context.Context, info *narinfo.Info) (*archive, 
 }
 
 // readInfo reads a narinfo file and does not ask for its archive.
-func (s *Store) readInfo(hash narinfo.HashPart) (*narinfo.Info, error) {
+func (s *Store) readInfo(ctx context.Context, hash narinfo.HashPart) (*narinfo.Info, error) {
 	if _, err := narinfo.ParseHashPart(string(hash)); err != nil {
 		return nil, notFound(string(hash))
 	}
 	name := string(hash) + ".narinfo"
-	text, err := s.readFile(name, narinfo.MaxSize)
+	text, err := s.readFile(ctx, name, narinfo.MaxSize)
 	if err != nil {
 		return nil, err
 	}
@@ -203,50 +211,22 @@ func notFound(what string) error {
 	return fmt.Errorf("bucketstore: %q: %w", what[:min(len(what), 300)], store.ErrNotFound)
 }
 
-// openRegular opens a regular file inside the directory. Anything else under that name is not found.
-func (s *Store) openRegular(name string) (*os.File, fs.FileInfo, error) {
-	if !fs.ValidPath(name) {
-		return nil, nil, notFound(name)
-	}
-	// Without O_NONBLOCK a named pipe would block until somebody writes to it.
-	f, err := s.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, nil, openError(name, err)
-	}
-	st, err := f.Stat()
-	if err == nil && !st.Mode().IsRegular() {
-		err = notFound(name)
-	}
-	if err != nil {
-		return nil, nil, errors.Join(err, f.Close())
-	}
-	return f, st, nil
-}
-
-// openError tells names under which there can't be a file from trouble.
-func openError(name string, err error) error {
-	for _, absent := range []error{
-		fs.ErrNotExist, syscall.ENOTDIR, syscall.ENAMETOOLONG, syscall.EINVAL, syscall.ELOOP, syscall.ENXIO,
-	} {
-		if errors.Is(err, absent) {
-			return notFound(name)
-		}
-	}
-	return fmt.Errorf("bucketstore: %w", err)
-}
-
 // readFile reads a file of at most limit bytes.
-func (s *Store) readFile(name string, limit int64) ([]byte, error) {
-	f, st, err := s.openRegular(name)
+func (s *Store) readFile(ctx context.Context, name string, limit int64) ([]byte, error) {
+	f, err := s.files.Open(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	if st.Size() > limit {
+	st, err := f.State()
+	if err != nil {
+		return nil, err
+	}
+	if st.Size > limit {
 		return nil, fmt.Errorf("bucketstore: %q has more than %d bytes: %w", name, limit, store.ErrCorrupt)
 	}
 	// Room for one byte more shows the end without growing.
-	b := make([]byte, st.Size()+1)
+	b := make([]byte, st.Size+1)
 	switch n, err := io.ReadFull(f, b); {
 	case err == nil:
 		return nil, fmt.Errorf("bucketstore: %q grew while it was read: %w", name, store.ErrCorrupt)

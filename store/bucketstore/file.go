@@ -44,21 +44,21 @@ func (s *Store) OpenFile(ctx context.Context, key string) (*store.File, error) {
 	if !plainKeys.MatchString(key) {
 		return nil, notFound(key)
 	}
-	f, st, err := s.openRegular(key)
+	a, err := s.openKey(ctx, key)
 	if err != nil {
 		return nil, err
 	}
-	return &store.File{ReadSeekCloser: f, Size: st.Size(), ModTime: st.ModTime()}, nil
+	return &store.File{ReadSeekCloser: a, Size: a.state.Size, ModTime: a.state.Modified}, nil
 }
 
 // openNamed opens a file whose name is its proof.
 func (s *Store) openNamed(ctx context.Context, key string, hash narinfo.Hash) (*store.File, error) {
-	a, err := s.openKey(key)
+	a, err := s.openKey(ctx, key)
 	if err != nil {
 		return nil, err
 	}
 	if err := s.proveOnce(a, hash, func() error { return s.hashFile(ctx, a, hash) }); err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
-	return s.proved(a), nil
+	return s.proved(ctx, a), nil
 }

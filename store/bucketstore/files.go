@@ -37,12 +37,16 @@ type Object interface {
 	State() (State, error)
 }
 
-// State tells one content of a file from another. States are compared with ==.
+// State is what tells one content of a file from another.
 type State struct {
 	Size     int64
 	Modified time.Time
-	// Version changes whenever the content does: a comparable value of the Files's own.
+
+	// Version changes whenever the content does. It is a comparable value of the Files's own.
 	Version any
+
+	// Unsettled says that the content may still change without another Version, for it changed a moment ago.
+	Unsettled bool
 }
 
 // Entry is one file of a list.

@@ -3,7 +3,6 @@ package bucketstore
 import (
 	"context"
 	"errors"
-	"fmt"
 	"iter"
 	"slices"
 	"strings"
@@ -17,13 +16,13 @@ import (
 // A narinfo that vanishes meanwhile is skipped; one that can't be read ends the list with its error.
 func (s *Store) Paths(ctx context.Context) iter.Seq2[narinfo.StorePath, error] {
 	return func(yield func(narinfo.StorePath, error) bool) {
-		hashes, err := s.hashParts()
+		hashes, err := s.hashParts(ctx)
 		if err != nil {
 			yield("", err)
 			return
 		}
 		for _, hash := range hashes {
-			info, err := s.readInfo(hash)
+			info, err := s.readInfo(ctx, hash)
 			if err == nil {
 				err = ctx.Err()
 			}
@@ -42,19 +41,13 @@ func (s *Store) Paths(ctx context.Context) iter.Seq2[narinfo.StorePath, error] {
 }
 
 // hashParts lists the narinfo files, sorted, which with one store directory is the order of their paths.
-func (s *Store) hashParts() ([]narinfo.HashPart, error) {
-	dir, err := s.root.Open(".")
-	if err != nil {
-		return nil, fmt.Errorf("bucketstore: %w", err)
-	}
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		return nil, fmt.Errorf("bucketstore: %w", err)
-	}
+func (s *Store) hashParts(ctx context.Context) ([]narinfo.HashPart, error) {
 	var hashes []narinfo.HashPart
-	for _, name := range names {
-		stem, ok := strings.CutSuffix(name, ".narinfo")
+	for e, err := range s.files.List(ctx, "") {
+		if err != nil {
+			return nil, err
+		}
+		stem, ok := strings.CutSuffix(e.Key, ".narinfo")
 		if hash, err := narinfo.ParseHashPart(stem); ok && err == nil {
 			hashes = append(hashes, hash)
 		}

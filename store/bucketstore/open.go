@@ -48,7 +48,7 @@ func (s *Store) OpenRange(ctx context.Context, info *narinfo.Info, offset, lengt
 	if _, err := a.Seek(offset, io.SeekStart); err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
-	f := s.proved(a)
+	f := s.proved(ctx, a)
 	return &section{io.LimitedReader{R: f, N: length}, f}, nil
 }
 
@@ -72,7 +72,7 @@ type narReader struct {
 
 // newNARReader takes over a unless it fails.
 func (s *Store) newNARReader(ctx context.Context, a *archive) (*narReader, error) {
-	r := &narReader{ctx: ctx, store: s, archive: a, file: &fileReader{File: a.File}, hash: sha256.New(),
+	r := &narReader{ctx: ctx, store: s, archive: a, file: &fileReader{Object: a.Object}, hash: sha256.New(),
 		left: a.info.NarSize}
 	var err error
 	if r.dec, err = newDecoder(a.info.Compression, r.file); err != nil {
@@ -129,7 +129,7 @@ func (r *narReader) prove(err error) error {
 }
 
 func (r *narReader) corrupt(format string, args ...any) error {
-	return r.store.blame(r.archive, reasonContent, "the NAR in it "+format, args...)
+	return r.store.blame(r.ctx, r.archive, reasonContent, "the NAR in it "+format, args...)
 }
 
 // decodeError tells malformed data from trouble with the file and from what can't be decoded here.
@@ -153,13 +153,13 @@ func (r *narReader) Close() error {
 
 // fileReader remembers that reading the file failed, whatever a decoder makes of it.
 type fileReader struct {
-	*os.File
+	Object
 	err error
 }
 
 // Read implements io.Reader.
 func (r *fileReader) Read(p []byte) (int, error) {
-	n, err := r.File.Read(p)
+	n, err := r.Object.Read(p)
 	if err != nil && !errors.Is(err, io.EOF) {
 		r.err = err
 	}

@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/voidnxlab/nixtrap/nar"
 	"github.com/voidnxlab/nixtrap/narinfo"
 	"github.com/voidnxlab/nixtrap/store"
 )
@@ -52,7 +51,7 @@ type quarantine struct {
 type confined struct {
 	path    narinfo.StorePath
 	promise promise
-	id      nar.FileID // of the archive that was read and found wrong; zero if one has yet to be read
+	version any // of the archive that was read and found wrong; nil if one has yet to be read
 	since   time.Time
 	reason  string
 	looked  time.Time
@@ -94,7 +93,7 @@ func (s *Store) admit(a *archive) error {
 	if c == nil {
 		return nil
 	}
-	known := c.id == a.id && c.promise == promiseOf(info)
+	known := c.version == a.state.Version && c.promise == promiseOf(info)
 	if !known && !c.busy && q.looking < maxLooks && time.Since(c.looked) >= q.every {
 		started := s.background.Start(func(ctx context.Context) { s.look(ctx, c, info) })
 		if started {
@@ -110,7 +109,7 @@ func (s *Store) look(ctx context.Context, c *confined, info *narinfo.Info) {
 	err := s.examine(ctx, info)
 	q := &s.quarantine
 	if err != nil && ctx.Err() == nil && !errors.Is(err, store.ErrCorrupt) && !errors.Is(err, store.ErrNotFound) {
-		q.condemn(info, nar.FileID{}, &damage{info.URL, reasonUnreadable, err.Error()})
+		q.condemn(info, nil, &damage{info.URL, reasonUnreadable, err.Error()})
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -126,7 +125,7 @@ func (s *Store) look(ctx context.Context, c *confined, info *narinfo.Info) {
 // examine reads a path's archive as often as it takes to tell that both of its hashes are right.
 // What it finds wrong it puts into quarantine.
 func (s *Store) examine(ctx context.Context, info *narinfo.Info) error {
-	a, err := s.openInfo(info)
+	a, err := s.openInfo(ctx, info)
 	if err != nil {
 		return err
 	}
@@ -139,45 +138,45 @@ func (s *Store) examine(ctx context.Context, info *narinfo.Info) error {
 	if err := s.decode(ctx, a); err != nil && !errors.Is(err, store.ErrUnsupported) {
 		return err
 	}
-	if id, err := nar.FileIDOf(a.File); err != nil || id != a.id {
-		return s.blame(a, reasonChanged, "changed while it was read")
+	if now, err := a.State(); err != nil || now.Version != a.state.Version {
+		return s.blame(ctx, a, reasonChanged, "changed while it was read")
 	}
 	return nil
 }
 
 // blame returns what is wrong with an archive that was read, and puts its path into quarantine, unless that has
 // another archive by now.
-func (s *Store) blame(a *archive, reason, format string, args ...any) error {
+func (s *Store) blame(ctx context.Context, a *archive, reason, format string, args ...any) error {
 	d := &damage{a.name, reason, fmt.Sprintf(format, args...)}
 	if a.info == nil {
 		return d
 	}
-	s.proofs.forget(proof{a.id, a.info.FileHash})
-	s.proofs.forget(proof{a.id, a.info.NarHash})
-	now, err := s.readInfo(a.info.StorePath.HashPart())
+	s.proofs.forget(proof{a.name, a.state.Version, a.info.FileHash})
+	s.proofs.forget(proof{a.name, a.state.Version, a.info.NarHash})
+	now, err := s.readInfo(context.WithoutCancel(ctx), a.info.StorePath.HashPart())
 	if errors.Is(err, store.ErrNotFound) || err == nil && promiseOf(now) != promiseOf(a.info) {
 		return d
 	}
-	id := a.id
-	if after, err := nar.FileIDOf(a.File); err != nil || after != id || !a.settled {
-		id = nar.FileID{} // what was read is not what the file is now, or may become without a trace
+	version := a.state.Version
+	if after, err := a.State(); err != nil || after.Version != version || a.state.Unsettled {
+		version = nil // what was read is not what the file is now, or may become without a trace
 	}
-	s.quarantine.condemn(a.info, id, d)
+	s.quarantine.condemn(a.info, version, d)
 	return d
 }
 
 // missing puts a path into quarantine for an archive that need not be read.
 // Its error is ErrNotFound, and ErrCorrupt too if that is news.
 func (s *Store) missing(info *narinfo.Info, d *damage) error {
-	if s.quarantine.condemn(info, nar.FileID{}, d) {
+	if s.quarantine.condemn(info, nil, d) {
 		return fmt.Errorf("%w (%w)", d, store.ErrNotFound)
 	}
 	return notFound(string(info.StorePath))
 }
 
-// condemn puts a path into quarantine. id is that of an archive that was read and need not be again, or zero.
+// condemn puts a path into quarantine. version is that of an archive that was read and need not be again, or nil.
 // It reports whether that is news, and then logs it.
-func (q *quarantine) condemn(info *narinfo.Info, id nar.FileID, d *damage) (news bool) {
+func (q *quarantine) condemn(info *narinfo.Info, version any, d *damage) (news bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	hash, now := info.StorePath.HashPart(), time.Now()
@@ -189,7 +188,7 @@ func (q *quarantine) condemn(info *narinfo.Info, id nar.FileID, d *damage) (news
 		}
 		q.paths[hash] = c
 	}
-	c.promise, c.id = promiseOf(info), id
+	c.promise, c.version = promiseOf(info), version
 	if c.reason == d.reason {
 		return false
 	}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"regexp"
 
 	"github.com/voidnxlab/nixtrap/narinfo"
@@ -30,7 +29,7 @@ func (s *Store) OpenLog(ctx context.Context, drv narinfo.StorePath) (io.ReadClos
 		return nil, notFound(string(drv))
 	}
 	for _, extension := range []string{"", ".zst", ".xz", ".bz2", ".gz"} {
-		f, _, err := s.openRegular("log/" + drv.Base() + extension)
+		f, err := s.files.Open(ctx, "log/"+drv.Base()+extension)
 		if errors.Is(err, store.ErrNotFound) {
 			continue
 		}
@@ -48,12 +47,12 @@ func (s *Store) OpenLog(ctx context.Context, drv narinfo.StorePath) (io.ReadClos
 
 // logReader decodes a log, up to a limit.
 type logReader struct {
-	file *os.File
+	file Object
 	dec  io.ReadCloser
 	left int64
 }
 
-func newLogReader(f *os.File) (*logReader, error) {
+func newLogReader(f Object) (*logReader, error) {
 	buffered := bufio.NewReader(f)
 	head, err := buffered.Peek(magicSize)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -96,7 +95,7 @@ func (s *Store) Realisation(ctx context.Context, id string) ([]byte, error) {
 	if !realisationID.MatchString(id) {
 		return nil, notFound(id)
 	}
-	b, err := s.readFile("realisations/"+id+".doi", maxRealisation)
+	b, err := s.readFile(ctx, "realisations/"+id+".doi", maxRealisation)
 	if err == nil && !json.Valid(b) {
 		return nil, fmt.Errorf("bucketstore: realisation %q is not JSON: %w", id, store.ErrCorrupt)
 	}
