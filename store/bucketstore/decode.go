@@ -1,80 +1,17 @@
 package bucketstore
 
 import (
-	"bufio"
-	"compress/bzip2"
-	"errors"
-	"fmt"
 	"io"
 
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
-	"github.com/therootcompany/xz"
+	"github.com/voidnxlab/nixtrap/internal/narfile"
 )
 
-// The most memory that a window may take, checked before it is allocated.
-const (
-	maxZstdWindow   = 128 << 20 // what zstd's own tools accept unless told otherwise
-	maxXZDictionary = 64 << 20  // what the highest level of xz uses
-)
-
-// newDecoder returns a reader of what r yields, decoded, up to the end of r: what follows the compressed data is an
-// error. The caller closes it, which leaves r alone. compression is as in a narinfo, where "" means bzip2.
-// It starts no goroutine.
+// newDecoder is shared with the stores that read other caches.
 func newDecoder(compression string, r io.Reader) (io.ReadCloser, error) {
-	if compression == "none" {
-		return io.NopCloser(r), nil
-	}
-	r = bufio.NewReaderSize(r, 64<<10)
-	switch compression {
-	case "zstd":
-		d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-			zstd.WithDecoderMaxWindow(maxZstdWindow))
-		if err != nil {
-			return nil, err
-		}
-		return d.IOReadCloser(), nil
-	case "xz":
-		d, err := xz.NewReader(r, maxXZDictionary)
-		return io.NopCloser(d), err
-	case "gzip":
-		d, err := gzip.NewReader(r)
-		return io.NopCloser(d), err // its Close only repeats an error of Read
-	case "bzip2", "":
-		return io.NopCloser(bzip2.NewReader(r)), nil
-	}
-	return nil, fmt.Errorf("compression %q: %w", compression, errors.ErrUnsupported)
-}
-
-// magics are how compressed data begin. A dot stands for any byte.
-var magics = []struct{ compression, magic string }{
-	{"zstd", "\x28\xb5\x2f\xfd"},
-	{"xz", "\xfd7zXZ\x00"},
-	{"gzip", "\x1f\x8b\x08"},
-	{"bzip2", "BZh.1AY&SY"}, // the dot is the level
+	return narfile.NewDecoder(compression, r)
 }
 
 // magicSize is how many bytes detect wants to see.
-const magicSize = 10
+const magicSize = narfile.MagicSize
 
-// detect tells how data that begin with head are compressed: "none" if they aren't.
-func detect(head []byte) string {
-	for _, m := range magics {
-		if hasMagic(head, m.magic) {
-			return m.compression
-		}
-	}
-	return "none"
-}
-
-func hasMagic(head []byte, magic string) bool {
-	if len(head) < len(magic) {
-		return false
-	}
-	for i := range magic {
-		if magic[i] != '.' && magic[i] != head[i] {
-			return false
-		}
-	}
-	return true
-}
+func detect(head []byte) string { return narfile.Detect(head) }
