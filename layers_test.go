@@ -32,16 +32,20 @@ var layers = map[string][]string{
 	"store/artefact":    {"nar", "narinfo", "store"},
 	"httpcache":         {"nar", "narinfo", "signing", "store"},
 
+	"httpcache/token":      {"httpcache", "store"},
+	"httpcache/clientcert": {"httpcache"},
+
 	"internal/background": {},
 	"internal/buffer":     {},
 	"internal/debian":     {},
 	"internal/filehash":   {"narinfo"},
+	"internal/glob":       {},
 	"internal/memnet":     {},
 	"internal/plainhttp":  {},
 	"internal/realnix":    {},
 
 	"cmd/narserved": {"nar", "narinfo", "signing", "store", "store/artefact", "store/localstore", "store/bucketstore",
-		"httpcache"},
+		"httpcache", "httpcache/token"},
 
 	"bench/internal/stats":    {},
 	"bench/internal/rawhttp":  {},
@@ -71,6 +75,8 @@ var layers = map[string][]string{
 	"examples/localstore":  {"narinfo", "store", "store/localstore"},
 	"examples/artefact":    {"httpcache", "store/artefact", "store/localstore"},
 	"examples/httpcache":   {"httpcache", "signing", "store/bucketstore", "store/localstore"},
+	"examples/token":       {"httpcache", "httpcache/token"},
+	"examples/clientcert":  {"httpcache", "httpcache/clientcert"},
 }
 
 // embeds lists the modules that come along with each public package: what an embedder pays for importing it.
@@ -89,7 +95,9 @@ var embeds = map[string][]string{
 	"store/artefact": {
 		"github.com/klauspost/compress", "github.com/nix-community/go-nix", "golang.org/x/sync", "golang.org/x/sys",
 	},
-	"httpcache": {"github.com/nix-community/go-nix", "golang.org/x/sys"},
+	"httpcache":            {"github.com/nix-community/go-nix", "golang.org/x/sys"},
+	"httpcache/token":      {"github.com/nix-community/go-nix", "golang.org/x/sys"},
+	"httpcache/clientcert": {"github.com/nix-community/go-nix", "golang.org/x/sys"},
 }
 
 type goPackage struct {
