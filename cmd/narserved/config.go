@@ -81,6 +81,10 @@ type Config struct {
 	// else narserved below $XDG_STATE_HOME or ~/.local/state.
 	StateDir string `toml:"state-dir"`
 
+	// TokenFile is the file with the tokens that `narserved token` makes. Who can write it can make tokens.
+	// Default: tokens.json in StateDir.
+	TokenFile string `toml:"token-file"`
+
 	// Compression is how the archives of a live store are offered: "none", "zstd" (from the artefact cache), or "auto",
 	// which is zstd wherever the cache can be used. A directory's archives are served as it keeps them.
 	Compression string `toml:"compression"`
@@ -138,13 +142,19 @@ func (c *Config) flags(set *flag.FlagSet) {
 	set.Var(&list{values: &c.ACMEDomain}, "acme-domain", "get a certificate for this `HOST` (repeatable)")
 	set.StringVar(&c.ACMEEmail, "acme-email", c.ACMEEmail, "mail `ADDRESS` for the certificate authority")
 	set.StringVar(&c.ACMEDirectory, "acme-directory", c.ACMEDirectory, "directory `URL` of the certificate authority")
-	set.StringVar(&c.StateDir, "state-dir", c.StateDir, "`FOLDER` for the signing key, proofs and certificates")
+	c.tokenFlags(set)
 	set.StringVar(&c.Compression, "compression", c.Compression, "offer a live store's archives as `KIND`: none, zstd, auto")
 	set.StringVar(&c.ArtefactCache, "artefact-cache", c.ArtefactCache, "keep compressed archives up to this `SIZE`, as 20GiB")
 	set.StringVar(&c.ArtefactDir, "artefact-dir", c.ArtefactDir, "`FOLDER` for compressed archives")
 	set.Var(&c.DrainTimeout, "drain-timeout", "how long transfers may go on after a stop, as `TIME` with a unit")
 	set.StringVar(&c.LogFormat, "log-format", c.LogFormat, "`FORMAT` of the log: text, json")
 	set.StringVar(&c.LogLevel, "log-level", c.LogLevel, "least `LEVEL` to log: debug, info, warn, error")
+}
+
+// tokenFlags binds the flags that say where the tokens file is.
+func (c *Config) tokenFlags(set *flag.FlagSet) {
+	set.StringVar(&c.StateDir, "state-dir", c.StateDir, "`FOLDER` for the signing key, proofs, certificates and tokens")
+	set.StringVar(&c.TokenFile, "token-file", c.TokenFile, "`FILE` with the tokens that narserved token makes")
 }
 
 // list is a repeatable flag. Its first use drops the values that came from elsewhere.
@@ -257,6 +267,9 @@ func lineOf(text []byte, key toml.Key) int {
 func (c *Config) complete(env environ) error {
 	if c.StateDir == "" {
 		c.StateDir = defaultStateDir(env, os.Geteuid())
+	}
+	if c.TokenFile == "" && c.StateDir != "" {
+		c.TokenFile = filepath.Join(c.StateDir, tokenFileName)
 	}
 	if c.ArtefactDir == "" {
 		c.ArtefactDir = c.defaultArtefactDir(env)

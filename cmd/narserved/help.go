@@ -44,6 +44,33 @@ The public half is what clients put into nix.conf's trusted-public-keys.
 Examples:
   narserved key public /etc/nix/cache.sec`
 
+const tokenCreateHelp = `
+Prints a new token to stdout, once: only its hash is kept. A stock Nix sends it as the password of its netrc-file;
+stderr has the line for that.
+Scopes are read (fetch from private caches), push (upload) and admin (delete, pin, collect garbage), and none includes
+another. A stock Nix looks at a cache before it uploads: to push to a private one it needs read,push.
+Without --cache the token is for every cache of the server; the one at the root is named "".
+TIME is as 90d, 12w or 36h. Without --expires the token is valid until it is revoked.
+The tokens file belongs to the owner of its folder, if root makes it.
+
+Examples:
+  narserved token create --name ci --scope read,push --expires 90d
+  narserved token create --name laptops --scope read --cache team --host cache.example.org > token`
+
+const tokenListHelp = `
+Lists tokens in the order in which they were made, revoked and expired ones, too. Secrets are not known.
+
+Examples:
+  narserved token list
+  narserved token list --json`
+
+const tokenRevokeHelp = `
+ID is what token list shows; a whole token does as well, as it was found where it should not be.
+A running server refuses the token within 5 seconds. A revoked token cannot be made valid again.
+
+Examples:
+  narserved token revoke q7yjw2m5ldcx3f6a`
+
 const configCheckHelp = `
 Reads the file as serve would, and prints every setting with the value that it then has, as TOML.
 Key files, certificates and the store are not opened.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"flag"
 	"fmt"
 	"log"
 	"log/slog"
@@ -54,28 +55,38 @@ func (p *process) runServe(ctx context.Context, cmd *command, args []string) err
 	return p.serve(ctx, c)
 }
 
-// serveConfig reads the flags twice: to find the file, and then over what the file says.
 func (p *process) serveConfig(cmd *command, args []string) (*Config, error) {
-	c := defaultConfig()
+	c, words, err := p.configFlags(cmd, args, (*Config).flags)
+	if err != nil {
+		return nil, err
+	}
+	if len(words) > 0 {
+		return nil, cmd.misuse(fmt.Sprintf("takes no arguments, but got %q", words[0]))
+	}
+	return c, c.complete(p.env)
+}
+
+// configFlags reads the flags that bind defines twice: to find the configuration file, and then over what that says.
+// It returns the words between them, too.
+func (p *process) configFlags(
+	cmd *command, args []string, bind func(*Config, *flag.FlagSet),
+) (c *Config, words []string, err error) {
+	c = defaultConfig()
 	for _, readFile := range []bool{true, false} {
 		set := cmd.flagSet()
-		c.flags(set)
-		file := set.String("config", "", "TOML `FILE` with keys that are named like these flags, which override it")
-		words, err := p.parse(cmd, set, args)
-		if err != nil {
-			return nil, err
-		}
-		if len(words) > 0 {
-			return nil, cmd.misuse(fmt.Sprintf("takes no arguments, but got %q", words[0]))
+		bind(c, set)
+		file := set.String("config", "", "TOML `FILE` with keys that are named like the server's flags, which override it")
+		if words, err = p.parse(cmd, set, args); err != nil {
+			return nil, nil, err
 		}
 		if readFile && *file != "" {
 			c = defaultConfig()
 			if err := c.readConfig(*file); err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 		}
 	}
-	return c, c.complete(p.env)
+	return c, words, nil
 }
 
 // serve runs a server until ctx ends or a signal tells it to stop, and then drains it.
