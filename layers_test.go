@@ -41,6 +41,7 @@ var layers = map[string][]string{
 	"internal/filehash":   {"narinfo"},
 	"internal/glob":       {},
 	"internal/memnet":     {},
+	"internal/pgtest":     {},
 	"internal/plainhttp":  {},
 	"internal/realnix":    {},
 
