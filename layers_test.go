@@ -38,6 +38,18 @@ var layers = map[string][]string{
 
 	"httpcache/token":      {"httpcache", "store"},
 	"httpcache/clientcert": {"httpcache"},
+	"nar":                         {},
+	"signing":                     {},
+	"narinfo":                     {"signing"},
+	"store":                       {"nar", "narinfo"},
+	"store/storetest":             {"nar", "narinfo", "signing", "store"},
+	"store/nixproto":              {"nar", "narinfo", "signing", "store"},
+	"store/localstore":            {"nar", "narinfo", "signing", "store", "store/nixproto"},
+	"store/bucketstore":           {"nar", "narinfo", "signing", "store"},
+	"store/artefact":              {"nar", "narinfo", "store"},
+	"store/bucketstore/s3":        {"store", "store/bucketstore"},
+	"store/bucketstore/filestest": {"store", "store/bucketstore"},
+	"httpcache":                   {"nar", "narinfo", "signing", "store"},
 
 	"internal/background": {},
 	"internal/buffer":     {},
@@ -57,6 +69,7 @@ var layers = map[string][]string{
 	"internal/pgtest":    {},
 	"internal/plainhttp": {},
 	"internal/realnix":   {},
+	"internal/s3test":     {},
 
 	"cmd/narserved": {"nar", "narinfo", "signing", "store", "store/artefact", "store/localstore", "store/bucketstore",
 		"httpcache", "httpcache/token"},
