@@ -50,6 +50,7 @@ var layers = map[string][]string{
 	"store/bucketstore/s3":        {"store", "store/bucketstore"},
 	"store/bucketstore/filestest": {"store", "store/bucketstore"},
 	"httpcache":                   {"nar", "narinfo", "signing", "store"},
+	"httpcache/oidc":       {"httpcache"},
 
 	"internal/background": {},
 	"internal/buffer":     {},
@@ -104,6 +105,7 @@ var layers = map[string][]string{
 	"examples/httpcache":   {"httpcache", "signing", "store/bucketstore", "store/localstore"},
 	"examples/token":       {"httpcache", "httpcache/token"},
 	"examples/clientcert":  {"httpcache", "httpcache/clientcert"},
+	"examples/oidc":        {"httpcache", "httpcache/oidc"},
 }
 
 // embeds lists the modules that come along with each public package: what an embedder pays for importing it.
@@ -127,6 +129,10 @@ var embeds = map[string][]string{
 	"httpcache":            {"github.com/nix-community/go-nix", "golang.org/x/sys"},
 	"httpcache/token":      {"github.com/nix-community/go-nix", "golang.org/x/sys"},
 	"httpcache/clientcert": {"github.com/nix-community/go-nix", "golang.org/x/sys"},
+	"httpcache/oidc": {
+		"github.com/coreos/go-oidc/v3", "github.com/go-jose/go-jose/v4", "github.com/nix-community/go-nix",
+		"golang.org/x/oauth2", "golang.org/x/sys",
+	},
 }
 
 type goPackage struct {
