@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -170,4 +171,34 @@ func TestAnyOf(t *testing.T) {
 			}
 		})
 	}
+}
+
+// office knows everybody who says the word.
+type office struct{}
+
+func (office) Authorize(r *http.Request) (*httpcache.Identity, error) {
+	secret, err := httpcache.Credential(r)
+	switch {
+	case err != nil:
+		return nil, err
+	case !strings.HasPrefix(secret, "office-"):
+		return nil, httpcache.ErrNoCredential
+	case secret != "office-friend":
+		return nil, httpcache.ErrBadCredential
+	}
+	return &httpcache.Identity{Name: "office", Scopes: httpcache.ScopeRead, Caches: []string{"team"}}, nil
+}
+
+func ExampleAnyOf() {
+	authorizer := httpcache.AnyOf(office{})
+	for _, secret := range []string{"office-friend", "office-fiend", "something else"} {
+		r := httptest.NewRequest(http.MethodGet, "/team/nix-cache-info", nil)
+		r.SetBasicAuth("", secret)
+		identity, err := authorizer.Authorize(r)
+		fmt.Println(identity.Allows(httpcache.ScopeRead, "team"), err)
+	}
+	// Output:
+	// true <nil>
+	// false httpcache: bad credential
+	// false httpcache: no credential
 }

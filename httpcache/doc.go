@@ -29,6 +29,12 @@
 // An error after that aborts the connection ([http.ErrAbortHandler]) or the HTTP/2 stream, so that no client can take
 // what it has for the whole. The body's store proves its bytes, as the contract of [store.Store] says.
 //
+// # Who sends a request
+//
+// An [Authorizer] finds out who sends a request, and the [Identity] that it returns says what the sender may do in which
+// cache. The packages token, oidc and clientcert below this one have authorizers, and [AnyOf] asks several.
+// Every request for which a Handler is called is answered: asking comes before.
+//
 // # Wrapping the handler
 //
 // A middleware whose ResponseWriter hides ReadFrom or SetWriteDeadline costs speed, or the protection from clients that

@@ -82,7 +82,7 @@ type Config struct {
 	StateDir string `toml:"state-dir"`
 
 	// TokenFile is the file with the tokens that `narserved token` makes. Who can write it can make tokens.
-	// Default: tokens.json in StateDir.
+	// It is a path, not looked for among credentials, for it changes. Default: tokens.json in StateDir.
 	TokenFile string `toml:"token-file"`
 
 	// Compression is how the archives of a live store are offered: "none", "zstd" (from the artefact cache), or "auto",

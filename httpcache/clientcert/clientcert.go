@@ -7,6 +7,8 @@
 // One that was presented and not verified, as under [tls.RequestClientCert] or [tls.RequireAnyClientCert], is none,
 // and no header is looked at: behind a proxy that ends TLS this package finds nobody.
 //
+// Lists of revoked certificates are not looked at: let certificates live shortly, or take the rule away.
+//
 // # Patterns
 //
 // A rule is about the subject's common name and the names in the subject's alternatives, each kind by itself, so that

@@ -52,7 +52,7 @@ type Issuer struct {
 
 // Options are the settings of an [Authorizer]. The zero value, like nil, is a sensible default.
 type Options struct {
-	// Transport reaches the issuers. nil: that of package http, with connections of its own.
+	// Transport reaches the issuers. nil: [http.DefaultTransport].
 	Transport http.RoundTripper
 
 	// Logger is told, at Warn, when an issuer's keys could not be fetched. nil: nothing is logged.
@@ -88,7 +88,7 @@ func New(issuers []Issuer, opts *Options) (*Authorizer, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	if o.Transport == nil {
-		o.Transport = http.DefaultTransport.(*http.Transport).Clone()
+		o.Transport = http.DefaultTransport
 	}
 	client := newClient(o.Transport)
 	a := &Authorizer{issuers: make(map[string]*issuer), work: background.New()}

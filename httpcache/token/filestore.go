@@ -3,7 +3,6 @@ package token
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -30,8 +29,8 @@ const (
 )
 
 // FileStore keeps the records of tokens in one JSON file. Any number of processes may use the file at once, each
-// through its own FileStore: a change is made under a lock, on PATH.lock beside it, and appears whole or not at all.
-// It is safe for concurrent use, and must not be copied once it is in use.
+// through its own FileStore: a change is made under a lock, on PATH.lock beside it, as PATH.new, which then takes the
+// place of the file: it appears whole or not at all. It is safe for concurrent use, and must not be copied once it is in use.
 //
 // The file and the lock have mode 0600. Made by root they belong to whom the folder belongs, so that root may make
 // tokens for a server that runs as another user.
@@ -194,8 +193,12 @@ func createOwned(path string) (*os.File, error) {
 }
 
 // replaceFile lets the text take the place of the file: whole, or not at all, also if the machine stops.
+// The caller has the lock.
 func replaceFile(path string, text []byte) error {
-	draft := path + "." + rand.Text()
+	draft := path + ".new" // one name is enough under the lock, and what a crash leaves does not pile up
+	if err := os.Remove(draft); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	err := writeFile(draft, text)
 	if err == nil {
 		err = os.Rename(draft, path)
@@ -239,16 +242,20 @@ type tokenJSON struct {
 
 // readFile returns the records and the file that they were read from.
 func readFile(path string) ([]*Record, fs.FileInfo, error) {
-	f, err := os.Open(path)
+	// Without waiting, lest somebody who owns the folder keep root waiting with a pipe.
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("token: %w", err)
 	}
 	defer f.Close()
 	info, err := f.Stat()
-	if err != nil {
-		return nil, nil, fmt.Errorf("token: %w", err)
+	if err == nil && !info.Mode().IsRegular() {
+		err = errors.New("no regular file")
 	}
-	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	var text []byte
+	if err == nil {
+		text, err = io.ReadAll(io.LimitReader(f, maxFile+1))
+	}
 	if err == nil && len(text) > maxFile {
 		err = fmt.Errorf("larger than %d bytes", maxFile)
 	}

@@ -200,6 +200,40 @@ func TestTooLargeAFileIsNotRead(t *testing.T) {
 	require.ErrorContains(t, err, "larger than")
 }
 
+func TestWhatACrashLeavesIsNoHindrance(t *testing.T) {
+	s := newFileStore(t)
+	require.NoError(t, os.WriteFile(s.Path+".new", []byte("half"), 0o644))
+	_, record := generate(t, "ci", httpcache.ScopePush)
+	require.NoError(t, s.Add(t.Context(), record))
+	require.NoFileExists(t, s.Path+".new")
+	info, err := os.Stat(s.Path)
+	require.NoError(t, err)
+	require.Equal(t, fs.FileMode(0o600), info.Mode())
+}
+
+func TestADraftThatIsASymlinkIsNotFollowed(t *testing.T) {
+	s := newFileStore(t)
+	elsewhere := filepath.Join(t.TempDir(), "elsewhere")
+	require.NoError(t, os.WriteFile(elsewhere, []byte("x"), 0o644))
+	require.NoError(t, os.Symlink(elsewhere, s.Path+".new"))
+	_, record := generate(t, "ci", httpcache.ScopePush)
+	require.NoError(t, s.Add(t.Context(), record))
+	text, err := os.ReadFile(elsewhere)
+	require.NoError(t, err)
+	require.Equal(t, "x", string(text))
+	_, err = s.Token(t.Context(), record.ID)
+	require.NoError(t, err)
+}
+
+func TestAPipeIsNoTokensFile(t *testing.T) {
+	s := newFileStore(t)
+	require.NoError(t, unix.Mkfifo(s.Path, 0o600))
+	_, err := s.List(t.Context())
+	require.ErrorContains(t, err, "no regular file")
+	_, record := generate(t, "ci", httpcache.ScopePush)
+	require.ErrorContains(t, s.Add(t.Context(), record), "no regular file")
+}
+
 func TestSeveralProcessesAdd(t *testing.T) {
 	s := newFileStore(t)
 	_, first := generate(t, "first", httpcache.ScopeRead)

@@ -146,3 +146,16 @@ func TestState(t *testing.T) {
 		})
 	}
 }
+
+// FuzzParseToken has one text for one token: what is read is what would be written.
+func FuzzParseToken(f *testing.F) {
+	tok, _ := generate(f, "a", httpcache.ScopeRead)
+	f.Add(tok.Text())
+	f.Add("nixtrap_aaaaaaaaaa_" + strings.Repeat("_", 42) + "8")
+	f.Add("nixtrap_aaaaaaaaaa_" + strings.Repeat("A", 41) + "\r\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		if parsed, err := token.ParseToken(text); err == nil {
+			require.Equal(t, text, parsed.Text())
+		}
+	})
+}
