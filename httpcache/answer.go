@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -19,24 +20,66 @@ type answer struct {
 	start   time.Time
 	status  int
 	aborted bool
+
+	identity *Identity // who asks; nil: nobody in particular
 }
 
 func (a *answer) serve() {
 	a.body = newBodyWriter(a.w, a.h.opts.WriteStall)
 	kind, resolve := a.h.route(a.r)
 	a.kind = kind
-	if a.r.Method != http.MethodGet && a.r.Method != http.MethodHead {
-		a.w.Header().Set("Allow", "GET, HEAD")
-		a.sentence(http.StatusMethodNotAllowed, "method not allowed")
-		return
-	}
-	c, err := resolve(a.r.Context())
-	if err == nil {
-		err = a.serveContent(c)
-	}
-	if err != nil {
+	if err := a.perform(resolve); err != nil {
 		a.fail(err)
 	}
+}
+
+// perform does what the method says. Its errors come before the status line.
+func (a *answer) perform(resolve resolver) error {
+	switch method := a.r.Method; {
+	case method == http.MethodGet || method == http.MethodHead:
+		return a.read(resolve)
+	case method == http.MethodPut && a.h.opts.Receiver != nil:
+		return a.put()
+	case method == http.MethodDelete && a.h.opts.Deleter != nil:
+		return a.remove()
+	}
+	a.w.Header().Set("Allow", strings.Join(a.h.methods(), ", "))
+	a.sentence(http.StatusMethodNotAllowed, "method not allowed")
+	return nil
+}
+
+func (h *Handler) methods() []string {
+	all := []string{http.MethodGet, http.MethodHead}
+	if h.opts.Receiver != nil {
+		all = append(all, http.MethodPut)
+	}
+	if h.opts.Deleter != nil {
+		all = append(all, http.MethodDelete)
+	}
+	return all
+}
+
+// read answers GET and HEAD.
+func (a *answer) read(resolve resolver) error {
+	if err := a.admit(); err != nil {
+		return err
+	}
+	if a.mayPush() {
+		if answered, err := a.holds(); err != nil || answered {
+			return err
+		}
+		if a.h.pushers != nil {
+			_, resolve = a.h.pushers.route(a.r)
+		}
+	}
+	c, err := resolve(a.r.Context())
+	if err != nil {
+		return err
+	}
+	if a.h.opts.Private && c.cache != cacheNever {
+		c.cache = cachePrivate
+	}
+	return a.serveContent(c)
 }
 
 // fail answers an error that came before the status line.
@@ -56,6 +99,12 @@ func (a *answer) fail(err error) {
 		a.abort(err)
 	}
 	status, sentence := statusOf(err)
+	switch status {
+	case http.StatusUnauthorized:
+		a.w.Header().Set("WWW-Authenticate", `Basic realm="nix cache"`)
+	case http.StatusServiceUnavailable:
+		a.w.Header().Set("Retry-After", "5")
+	}
 	a.logFailure(status, err)
 	a.sentence(status, sentence)
 }

@@ -16,6 +16,7 @@ import (
 const (
 	cacheForever = "public, max-age=31536000, immutable" // bytes whose hash is in their URL
 	cacheAnHour  = "public, max-age=3600"                // metadata: a path may be deleted or rebuilt
+	cachePrivate = "private, max-age=3600"               // what only some may read
 	cacheNever   = "no-store"                            // absence, faults and states
 )
 

@@ -21,6 +21,9 @@ const (
 	errMalformedDrv     inputError = "malformed derivation name"
 	errMalformedID      inputError = "malformed realisation id"
 	errMalformedBuildID inputError = "malformed build id"
+	errEncoding         inputError = "this Content-Encoding is not taken here: none, gzip, xz, zstd, bzip2, and none for archives"
+	errBody             inputError = "the body ends early, or is not what its Content-Encoding says"
+	errEncoded          inputError = "the body is not what its Content-Encoding says"
 )
 
 // errUnavailable is a store that cannot answer, found out by a health check.
@@ -37,10 +40,27 @@ var absent = []error{store.ErrNotFound, store.ErrCorrupt, store.ErrUnsupported, 
 
 func isCorrupt(err error) bool { return errors.Is(err, store.ErrCorrupt) }
 
+// refusals are what a client gets for each [store.Refusal]. The sentence that goes with it is the refusal's own: it is
+// about what this client has sent.
+var refusals = map[store.Refusal]int{
+	store.Invalid: http.StatusBadRequest, store.TooLarge: http.StatusRequestEntityTooLarge,
+	store.Incomplete: http.StatusConflict, store.Untrusted: http.StatusForbidden, store.Needed: http.StatusConflict,
+	store.Full: http.StatusInsufficientStorage, store.Busy: http.StatusServiceUnavailable,
+}
+
 // statusOf is the one table from errors to what the client gets: a status and a fixed sentence.
 func statusOf(err error) (status int, sentence string) {
 	if in, ok := errors.AsType[inputError](err); ok {
 		return http.StatusBadRequest, string(in)
+	}
+	if denied, ok := errors.AsType[deniedError](err); ok {
+		if denied.status == http.StatusUnauthorized {
+			return denied.status, "a credential is needed"
+		}
+		return denied.status, "forbidden"
+	}
+	if refused, ok := errors.AsType[*store.RefusedError](err); ok {
+		return refusals[refused.Why], refused.Detail
 	}
 	if errors.Is(err, errUnavailable) {
 		return http.StatusServiceUnavailable, "unavailable"

@@ -51,6 +51,28 @@ type Options struct {
 	// Artefacts compresses the archives of paths that the store keeps no archive of. nil: they are served as they are.
 	Artefacts Artefacts
 
+	// Access finds out who sends a request. nil: nobody is known, so nothing can be uploaded, and nothing is private.
+	Access Authorizer
+
+	// Cache is this cache's name, for the rights that identities have: see [Identity].
+	Cache string
+
+	// Private answers only those who may read or push, and others with 401 or 403, whatever they ask for.
+	Private bool
+
+	// Receiver takes uploads (PUT) of those who may push. nil: nothing is taken.
+	Receiver store.Receiver
+
+	// Pushers is what those who may push see in place of the handler's store: what was uploaded, and nothing of what
+	// could be fetched from elsewhere. nil: they see the same as all.
+	Pushers store.Store
+
+	// Deleter deletes paths (DELETE) for those with the scope admin. nil: nothing can be deleted.
+	Deleter Deleter
+
+	// ReadStall is how long an upload may bring nothing before it is cut off. 0: [DefaultReadStall]; negative: no limit.
+	ReadStall time.Duration
+
 	// Logger gets our faults at Error and the clients' at Debug. nil: nothing is logged.
 	Logger *slog.Logger
 
@@ -67,6 +89,7 @@ type Handler struct {
 	narinfos narinfoWriter
 	buffers  sync.Pool // of *[firstBlock]byte
 	large    buffer.Pool
+	pushers  *Handler // over Options.Pushers; nil without
 }
 
 var _ http.Handler = (*Handler)(nil)
@@ -88,6 +111,9 @@ func New(s store.Store, opts *Options) (*Handler, error) {
 	if h.opts.WriteStall == 0 {
 		h.opts.WriteStall = DefaultWriteStall
 	}
+	if h.opts.ReadStall == 0 {
+		h.opts.ReadStall = DefaultReadStall
+	}
 	if err := h.opts.check(); err != nil {
 		return nil, err
 	}
@@ -97,12 +123,21 @@ func New(s store.Store, opts *Options) (*Handler, error) {
 	}
 	h.info, h.narinfos.keys = info, h.opts.Keys
 	h.buffers.New = func() any { return new([firstBlock]byte) }
-	return h, nil
+	if h.opts.Pushers == nil {
+		return h, nil
+	}
+	own := h.opts
+	own.Pushers = nil
+	h.pushers, err = New(h.opts.Pushers, &own)
+	return h, err
 }
 
 func (o *Options) check() error {
 	if o.Priority < 0 {
 		return fmt.Errorf("httpcache: priority %d is negative", o.Priority)
+	}
+	if o.Access == nil && (o.Private || o.Receiver != nil || o.Deleter != nil) {
+		return errors.New("httpcache: a private cache, uploads and deletions need Access")
 	}
 	names := make(map[string]bool)
 	for _, k := range o.Keys {

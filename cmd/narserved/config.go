@@ -14,6 +14,7 @@ import (
 	"github.com/BurntSushi/toml"
 
 	"github.com/voidnxlab/nixtrap/httpcache"
+	"github.com/voidnxlab/nixtrap/store/bucketstore"
 )
 
 // Config is what a server is told. In the configuration file, which is TOML, each key is the name of the flag that
@@ -97,6 +98,27 @@ type Config struct {
 	// clients. Default: artefacts below $CACHE_DIRECTORY, else below StateDir.
 	ArtefactDir string `toml:"artefact-dir"`
 
+	// Upload takes uploads of those who have a token with the scope push (see narserved token) into Store, which must be
+	// file:///DIR and is made if it is not there. Each archive is checked while it arrives, and a path is published
+	// after its archive and after all that it refers to.
+	Upload bool `toml:"upload"`
+
+	// UploadKey takes only paths that have a signature by one of these public keys ("NAME:BASE64"). Default: any path.
+	UploadKey []string `toml:"upload-key"`
+
+	// SignUploads adds our signatures to what is uploaded, for those who read the directory without this server.
+	SignUploads bool `toml:"sign-uploads"`
+
+	// MaxArchiveSize is the most bytes that one uploaded archive may have. Default: "16GiB".
+	MaxArchiveSize size `toml:"max-archive-size"`
+
+	// MaxNARSize is the most bytes that one may decode to. Default: "64GiB".
+	MaxNARSize size `toml:"max-nar-size"`
+
+	// Catalog is where is kept who refers to whom in an upload directory, who uploaded it and when it was used last: a
+	// file for SQLite, or "postgres://…" where several servers share a bucket. Default: catalog.sqlite below StateDir.
+	Catalog string `toml:"catalog"`
+
 	// DrainTimeout is how long a server that was told to stop lets running transfers finish. Default: "5m".
 	DrainTimeout duration `toml:"drain-timeout"`
 
@@ -120,7 +142,8 @@ const (
 func defaultConfig() *Config {
 	return &Config{
 		Listen: []string{}, Store: "auto", SignKey: []string{}, Priority: httpcache.DefaultPriority, Roots: []string{},
-		TrustedKey: []string{}, MemoryCache: defaultMemoryCache, ACMEDomain: []string{}, Compression: auto,
+		TrustedKey: []string{}, UploadKey: []string{}, MemoryCache: defaultMemoryCache, MaxArchiveSize: bucketstore.DefaultMaxArchive,
+		MaxNARSize: bucketstore.DefaultMaxNAR, ACMEDomain: []string{}, Compression: auto,
 		ArtefactCache: auto, DrainTimeout: duration(5 * time.Minute), LogFormat: "text", LogLevel: "info",
 	}
 }
@@ -146,6 +169,12 @@ func (c *Config) flags(set *flag.FlagSet) {
 	set.StringVar(&c.Compression, "compression", c.Compression, "offer a live store's archives as `KIND`: none, zstd, auto")
 	set.StringVar(&c.ArtefactCache, "artefact-cache", c.ArtefactCache, "keep compressed archives up to this `SIZE`, as 20GiB")
 	set.StringVar(&c.ArtefactDir, "artefact-dir", c.ArtefactDir, "`FOLDER` for compressed archives")
+	set.BoolVar(&c.Upload, "upload", c.Upload, "take uploads into the store, which is file:///DIR")
+	set.Var(&list{values: &c.UploadKey}, "upload-key", "take only uploads that this public `KEY` has signed (repeatable)")
+	set.BoolVar(&c.SignUploads, "sign-uploads", c.SignUploads, "add our signatures to what is uploaded")
+	set.Var(&c.MaxArchiveSize, "max-archive-size", "most `SIZE` of one uploaded archive")
+	set.Var(&c.MaxNARSize, "max-nar-size", "most `SIZE` that one may decode to")
+	set.StringVar(&c.Catalog, "catalog", c.Catalog, "`FILE` or postgres://… with the catalog of an upload directory")
 	set.Var(&c.DrainTimeout, "drain-timeout", "how long transfers may go on after a stop, as `TIME` with a unit")
 	set.StringVar(&c.LogFormat, "log-format", c.LogFormat, "`FORMAT` of the log: text, json")
 	set.StringVar(&c.LogLevel, "log-level", c.LogLevel, "least `LEVEL` to log: debug, info, warn, error")
@@ -293,6 +322,9 @@ func (c *Config) complete(env environ) error {
 		return usageError{hint(fmt.Errorf("drain-timeout: %s is negative", c.DrainTimeout), "use 0s to cut at once")}
 	}
 	if err := c.checkArtefacts(); err != nil {
+		return err
+	}
+	if err := c.checkUploads(); err != nil {
 		return err
 	}
 	if _, err := publicKeys(c.TrustedKey); err != nil {

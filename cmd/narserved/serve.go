@@ -176,6 +176,11 @@ func (s *server) cacheHandler(keys []*signing.SecretKey) (http.Handler, error) {
 	if s.made != nil {
 		options.Artefacts = s.made
 	}
+	if u := s.source.uploads; u != nil {
+		if err := u.serve(options, s.config, keys, s.log); err != nil {
+			return nil, err
+		}
+	}
 	return httpcache.New(s.source.Store, options)
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/url"
 	"path/filepath"
 	"strings"
 
@@ -22,12 +21,17 @@ type source struct {
 	io.Closer
 	name   string // for logs
 	advice string // for the person who started us, "" usually
+
+	uploads *uploads // nil: none are taken
 }
 
 // openSource opens the configured store. The caller closes it. proofFile may be "".
 func (c *Config) openSource(ctx context.Context, env environ, log *slog.Logger, proofFile string) (*source, error) {
-	if rest, ok := strings.CutPrefix(c.Store, "file://"); ok {
-		return openDirectory(c.Store, rest, log)
+	if c.Upload {
+		return c.openUploads(ctx, log)
+	}
+	if strings.HasPrefix(c.Store, "file://") {
+		return openDirectory(c.Store, log)
 	}
 	options, err := localOptions(c.Store, env)
 	if err != nil {
@@ -75,11 +79,11 @@ func localOptions(uri string, env environ) (*localstore.Options, error) {
 	return o, nil
 }
 
-// openDirectory opens the binary cache that file://REST names.
-func openDirectory(uri, rest string, log *slog.Logger) (*source, error) {
-	dir, err := url.PathUnescape(rest)
-	if err != nil || !filepath.IsAbs(dir) {
-		return nil, usageError{hint(fmt.Errorf("store: %q names no absolute path", uri), "write file:///DIR")}
+// openDirectory opens the binary cache that file://DIR names.
+func openDirectory(uri string, log *slog.Logger) (*source, error) {
+	dir, err := directoryOf(uri)
+	if err != nil {
+		return nil, err
 	}
 	bucket, err := bucketstore.Open(dir, &bucketstore.Options{Logger: log})
 	if err != nil {

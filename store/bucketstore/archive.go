@@ -36,7 +36,7 @@ func (s *Store) openKey(ctx context.Context, name string) (*archive, error) {
 // openInfo opens the file at the narinfo's URL. Where there is none, or one of another size than the narinfo says, the
 // path is put into quarantine.
 func (s *Store) openInfo(ctx context.Context, info *narinfo.Info) (*archive, error) {
-	a, err := s.openKey(ctx, info.URL)
+	a, err := s.openKey(ctx, s.key(info.URL))
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, s.missing(info, &damage{info.URL, reasonAbsent, "no such file"})
 	}

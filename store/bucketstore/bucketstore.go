@@ -51,6 +51,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
 
 	"github.com/voidnxlab/nixtrap/internal/background"
 	"github.com/voidnxlab/nixtrap/narinfo"
@@ -63,6 +67,8 @@ const cacheInfoName = "nix-cache-info"
 type Store struct {
 	files      Files
 	close      func() error // of files
+	name       string       // of the cache in the bucket
+	used       func(narinfo.HashPart)
 	cacheInfo  narinfo.CacheInfo
 	proofs     proofs
 	quarantine quarantine
@@ -97,7 +103,10 @@ func Open(dir string, o *Options) (*Store, error) {
 // OpenFiles opens the binary cache in files, which stay the caller's to close. Else it is [Open].
 func OpenFiles(ctx context.Context, files Files, o *Options) (*Store, error) {
 	options := o.withDefaults()
-	s := &Store{files: files, close: func() error { return nil }, background: background.New()}
+	if options.Cache != "" && !isCacheName(options.Cache) {
+		return nil, fmt.Errorf("bucketstore: a cache cannot be named %q", options.Cache)
+	}
+	s := &Store{files: files, close: func() error { return nil }, name: options.Cache, used: options.Used, background: background.New()}
 	s.quarantine.log, s.quarantine.every = options.Logger, options.look
 	if err := s.readCacheInfo(ctx); err != nil {
 		return nil, fmt.Errorf("bucketstore: %w", err)
@@ -106,9 +115,9 @@ func OpenFiles(ctx context.Context, files Files, o *Options) (*Store, error) {
 }
 
 func (s *Store) readCacheInfo(ctx context.Context) error {
-	text, err := s.readFile(ctx, cacheInfoName, 64<<10)
+	text, err := s.readFile(ctx, s.key(cacheInfoName), 64<<10)
 	if errors.Is(err, store.ErrNotFound) {
-		return fmt.Errorf("no file %s, so this is no binary cache (nix copy --to file://DIR makes one)", cacheInfoName)
+		return fmt.Errorf("no file %s, so this is no binary cache (nix copy --to file://DIR makes one): %w", cacheInfoName, err)
 	}
 	if err != nil {
 		return err
@@ -149,6 +158,7 @@ func (s *Store) Info(ctx context.Context, hash narinfo.HashPart) (*narinfo.Info,
 	if err != nil {
 		return nil, err
 	}
+	s.used(hash)
 	return a.info, a.Close()
 }
 
@@ -193,7 +203,7 @@ func (s *Store) readInfo(ctx context.Context, hash narinfo.HashPart) (*narinfo.I
 		return nil, notFound(string(hash))
 	}
 	name := string(hash) + ".narinfo"
-	text, err := s.readFile(ctx, name, narinfo.MaxSize)
+	text, err := s.readFile(ctx, s.key(name), narinfo.MaxSize)
 	if err != nil {
 		return nil, err
 	}
@@ -205,6 +215,27 @@ func (s *Store) readInfo(ctx context.Context, hash narinfo.HashPart) (*narinfo.I
 		return nil, fmt.Errorf("bucketstore: %s is about %q: %w", name, info.StorePath, store.ErrCorrupt)
 	}
 	return info, nil
+}
+
+var cacheName = regexp.MustCompile(`^[a-z0-9][a-z0-9_.-]{0,62}$`)
+
+// reservedNames are what lies at a bucket's root or is asked for there.
+var reservedNames = []string{"nar", "log", "realisations", "build-trace-v2", "debuginfo", "serve", "healthz", cacheInfoName}
+
+func isCacheName(name string) bool {
+	return cacheName.MatchString(name) && !slices.Contains(reservedNames, name) && !strings.Contains(name, "..") &&
+		!strings.HasSuffix(name, ".narinfo") && !strings.HasSuffix(name, ".ls")
+}
+
+// key is where a file of this cache lies in the bucket. Archives are what all caches share: see archiveURL.
+func (s *Store) key(name string) string { return path.Join(s.name, name) }
+
+// archiveURL is what a narinfo of this cache has as the URL of an archive under key.
+func (s *Store) archiveURL(key string) string {
+	if s.name == "" {
+		return key
+	}
+	return "../" + key
 }
 
 func notFound(what string) error {

@@ -39,12 +39,15 @@ func (s *Store) OpenFile(ctx context.Context, key string) (*store.File, error) {
 		if err != nil {
 			return nil, notFound(key)
 		}
+		if s.name != "" {
+			return nil, notFound(key) // whose it is only a narinfo tells
+		}
 		return s.openNamed(ctx, key, hash)
 	}
 	if !plainKeys.MatchString(key) {
 		return nil, notFound(key)
 	}
-	a, err := s.openKey(ctx, key)
+	a, err := s.openKey(ctx, s.key(key))
 	if err != nil {
 		return nil, err
 	}
@@ -61,4 +64,14 @@ func (s *Store) openNamed(ctx context.Context, key string, hash narinfo.Hash) (*
 		return nil, errors.Join(err, a.Close())
 	}
 	return s.proved(ctx, a), nil
+}
+
+// narinfoKey takes "HASHPART.narinfo" apart.
+func narinfoKey(key string) (hash narinfo.HashPart, ok bool) {
+	stem, ok := strings.CutSuffix(key, ".narinfo")
+	if !ok {
+		return "", false
+	}
+	hash, err := narinfo.ParseHashPart(stem)
+	return hash, err == nil
 }

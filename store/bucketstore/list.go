@@ -43,12 +43,14 @@ func (s *Store) Paths(ctx context.Context) iter.Seq2[narinfo.StorePath, error] {
 // hashParts lists the narinfo files, sorted, which with one store directory is the order of their paths.
 func (s *Store) hashParts(ctx context.Context) ([]narinfo.HashPart, error) {
 	var hashes []narinfo.HashPart
-	for e, err := range s.files.List(ctx, "") {
+	prefix := s.key("x")
+	prefix = prefix[:len(prefix)-1]
+	for e, err := range s.files.List(ctx, prefix) {
 		if err != nil {
 			return nil, err
 		}
-		stem, ok := strings.CutSuffix(e.Key, ".narinfo")
-		if hash, err := narinfo.ParseHashPart(stem); ok && err == nil {
+		hash, ok := narinfoKey(strings.TrimPrefix(e.Key, prefix))
+		if ok {
 			hashes = append(hashes, hash)
 		}
 	}

@@ -3,12 +3,21 @@ package bucketstore
 import (
 	"log/slog"
 	"time"
+
+	"github.com/voidnxlab/nixtrap/narinfo"
 )
 
 // Options say how a cache is read. nil is the zero value.
 type Options struct {
 	// Logger receives alarms (Error): archives that are absent or wrong; and their end (Info). nil discards them.
 	Logger *slog.Logger
+
+	// Cache is the name of a cache in the bucket, "" being the one at its root: 1 to 63 lower-case letters, digits and
+	// -_. in the first place. Its files lie in a folder of that name, but for archives, which all caches share.
+	Cache string
+
+	// Used is called with each path that is looked up and there. It must be quick. nil: nobody is told.
+	Used func(narinfo.HashPart)
 
 	look time.Duration // how long a quarantined path is left alone between two looks at its archive
 }
@@ -21,6 +30,9 @@ func (o *Options) withDefaults() Options {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Used == nil {
+		c.Used = func(narinfo.HashPart) {}
 	}
 	if c.look == 0 {
 		c.look = time.Second

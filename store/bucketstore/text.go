@@ -29,7 +29,7 @@ func (s *Store) OpenLog(ctx context.Context, drv narinfo.StorePath) (io.ReadClos
 		return nil, notFound(string(drv))
 	}
 	for _, extension := range []string{"", ".zst", ".xz", ".bz2", ".gz"} {
-		f, err := s.files.Open(ctx, "log/"+drv.Base()+extension)
+		f, err := s.files.Open(ctx, s.key("log/"+drv.Base()+extension))
 		if errors.Is(err, store.ErrNotFound) {
 			continue
 		}
@@ -95,7 +95,7 @@ func (s *Store) Realisation(ctx context.Context, id string) ([]byte, error) {
 	if !realisationID.MatchString(id) {
 		return nil, notFound(id)
 	}
-	b, err := s.readFile(ctx, "realisations/"+id+".doi", maxRealisation)
+	b, err := s.readFile(ctx, s.key("realisations/"+id+".doi"), maxRealisation)
 	if err == nil && !json.Valid(b) {
 		return nil, fmt.Errorf("bucketstore: realisation %q is not JSON: %w", id, store.ErrCorrupt)
 	}

@@ -1,0 +1,284 @@
+package bucketstore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/voidnxlab/nixtrap/narinfo"
+	"github.com/voidnxlab/nixtrap/signing"
+	"github.com/voidnxlab/nixtrap/store"
+	"github.com/voidnxlab/nixtrap/store/bucketstore/catalog"
+)
+
+// Defaults of [InboxOptions].
+const (
+	DefaultMaxArchive = 16 << 30
+	DefaultMaxNAR     = 64 << 30
+	DefaultLease      = time.Hour
+)
+
+// InboxOptions say what an [Inbox] takes. nil and the zero value are the defaults.
+type InboxOptions struct {
+	// Trusted are the keys of which one must have signed a path, a content-addressed one too. nil: any path is taken.
+	Trusted signing.Keyring
+
+	// Sign adds our signatures to what is taken.
+	Sign []*signing.SecretKey
+
+	// Elsewhere returns those of the paths that a complete upstream does not have. nil: a path may refer only to what is
+	// in this cache.
+	Elsewhere func(ctx context.Context, paths []narinfo.StorePath) (missing []narinfo.StorePath, err error)
+
+	// MaxArchive and MaxNAR are the most bytes of an archive's file, and of what it decodes to.
+	// 0: [DefaultMaxArchive], [DefaultMaxNAR].
+	MaxArchive, MaxNAR int64
+
+	// Full reports whether there is no room for more archives. It must be quick. nil: there always is.
+	Full func() bool
+
+	// Lease is how long an archive waits for its narinfo, and what a pusher was told is there is kept. 0: [DefaultLease].
+	Lease time.Duration
+
+	// Logger is told of what is published (Info). nil: nobody is.
+	Logger *slog.Logger
+}
+
+// Inbox takes uploads into one cache of a bucket. It is safe for concurrent use, and so are several of them, in several
+// processes, over the same bucket and catalog.
+//
+// An archive is decoded while it arrives: it becomes visible when its name is its SHA-256 and it is a NAR's archive from
+// its first byte to its last. A narinfo is published, in the catalog and then as a file, when its archive was uploaded to
+// this cache, is what it says, and all that it refers to is there.
+type Inbox struct {
+	store   *Store
+	catalog *catalog.Catalog
+	opts    InboxOptions
+	log     *slog.Logger
+	xz      chan struct{} // one element for each xz decoder, for their dictionaries are large
+}
+
+var _ store.Receiver = (*Inbox)(nil)
+
+// maxXZ is how many archives in xz are decoded at once.
+const maxXZ = 2
+
+// NewInbox returns an inbox of the cache that s reads, whose paths c knows.
+func NewInbox(s *Store, c *catalog.Catalog, o *InboxOptions) *Inbox {
+	b := &Inbox{store: s, catalog: c, log: slog.New(slog.DiscardHandler), xz: make(chan struct{}, maxXZ)}
+	if o != nil {
+		b.opts = *o
+	}
+	if b.opts.MaxArchive == 0 {
+		b.opts.MaxArchive = DefaultMaxArchive
+	}
+	if b.opts.MaxNAR == 0 {
+		b.opts.MaxNAR = DefaultMaxNAR
+	}
+	if b.opts.Lease == 0 {
+		b.opts.Lease = DefaultLease
+	}
+	if b.opts.Logger != nil {
+		b.log = b.opts.Logger
+	}
+	return b
+}
+
+func refuse(why store.Refusal, format string, args ...any) error {
+	return &store.RefusedError{Why: why, Detail: fmt.Sprintf(format, args...)}
+}
+
+// Receive implements [store.Receiver].
+func (b *Inbox) Receive(ctx context.Context, by, key string, content io.Reader) error {
+	if hash, ok := narinfoKey(key); ok {
+		return b.receiveInfo(ctx, by, hash, content)
+	}
+	if archiveKey.MatchString(key) {
+		return b.receiveArchive(ctx, by, key, content)
+	}
+	if plainKeys.MatchString(key) {
+		return b.receivePlain(ctx, key, content)
+	}
+	return refuse(store.Invalid, "%.300q is no name of a file in a binary cache", key)
+}
+
+// Holds implements [store.Receiver].
+func (b *Inbox) Holds(ctx context.Context, key string) (bool, error) {
+	if !archiveKey.MatchString(key) {
+		return false, nil
+	}
+	held, err := b.catalog.Holds(ctx, b.store.name, key)
+	if err != nil || !held {
+		return false, err
+	}
+	// The client takes the answer for a promise: nobody may delete the archive before it comes with the narinfo.
+	_, err = b.catalog.BeginUpload(ctx, key, b.opts.Lease)
+	if errors.Is(err, catalog.ErrDeleting) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// View is the cache as those see it who push: what they are told is there stays for the time of a lease. A path whose
+// file is there and which the catalog does not know is not there for them, so that their pushing it again mends it.
+func (b *Inbox) View() store.Store { return view{b.store, b} }
+
+type view struct {
+	*Store
+	inbox *Inbox
+}
+
+// Info implements [store.Store].
+func (v view) Info(ctx context.Context, hash narinfo.HashPart) (*narinfo.Info, error) {
+	info, err := v.Store.Info(ctx, hash)
+	if err != nil {
+		return nil, err
+	}
+	c := v.inbox.catalog
+	missing, err := c.Lease(ctx, v.name, []narinfo.HashPart{hash}, c.Now().Add(v.inbox.opts.Lease))
+	if err == nil && len(missing) > 0 {
+		err = notFound(string(info.StorePath))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return info, nil
+}
+
+// receivePlain takes a listing, a log, a realisation or debug information. Nothing vouches for those: they are what a
+// pusher says, replaced by what the next one says.
+func (b *Inbox) receivePlain(ctx context.Context, key string, content io.Reader) error {
+	limited := &limitedReader{r: content, left: maxPlain}
+	_, err := b.store.files.Put(ctx, b.store.key(key), limited, -1)
+	if limited.exceeded {
+		return refuse(store.TooLarge, "%q has more than %d bytes", key, int64(maxPlain))
+	}
+	return err
+}
+
+// maxPlain is the most bytes of a file that is neither archive nor narinfo.
+const maxPlain = 256 << 20
+
+// limitedReader fails behind a number of bytes.
+type limitedReader struct {
+	r        io.Reader
+	left     int64
+	exceeded bool
+}
+
+var errLimit = errors.New("bucketstore: too long")
+
+func (l *limitedReader) Read(p []byte) (int, error) {
+	if l.exceeded {
+		return 0, errLimit
+	}
+	n, err := l.r.Read(p[:min(int64(len(p)), l.left+1)])
+	if int64(n) > l.left {
+		l.exceeded = true
+		return 0, errLimit
+	}
+	l.left -= int64(n)
+	return n, err
+}
+
+// receiveInfo publishes a path.
+func (b *Inbox) receiveInfo(ctx context.Context, by string, hash narinfo.HashPart, content io.Reader) error {
+	limited := &limitedReader{r: content, left: narinfo.MaxSize}
+	text, err := io.ReadAll(limited)
+	switch {
+	case limited.exceeded:
+		return refuse(store.TooLarge, "a narinfo of more than %d bytes", narinfo.MaxSize)
+	case err != nil:
+		return fmt.Errorf("bucketstore: %w", err)
+	}
+	info, err := narinfo.Parse(text)
+	if err != nil {
+		return refuse(store.Invalid, "%v", err)
+	}
+	return b.publish(ctx, by, hash, info)
+}
+
+func (b *Inbox) publish(ctx context.Context, by string, hash narinfo.HashPart, info *narinfo.Info) error {
+	if err := b.check(hash, info); err != nil {
+		return err
+	}
+	a, err := b.catalog.Archive(ctx, info.URL)
+	if errors.Is(err, catalog.ErrNotFound) {
+		return refuse(store.Incomplete, "upload %s first", info.URL)
+	}
+	if err != nil {
+		return err
+	}
+	if info.FileHash.IsZero() {
+		info.FileHash, info.FileSize = a.FileHash, a.FileSize
+	}
+	if info.FileSize == 0 {
+		info.FileSize = a.FileSize
+	}
+	for _, key := range b.opts.Sign {
+		info.Sign(key)
+	}
+	err = b.catalog.Publish(ctx, catalog.Publication{
+		Cache: b.store.name, Uploader: by, Info: info, Elsewhere: b.opts.Elsewhere,
+		Write: func(ctx context.Context) error { return b.writeInfo(ctx, hash, info) },
+	})
+	if err != nil {
+		return refusalOf(err)
+	}
+	b.log.Info("path published", "cache", b.store.name, "path", info.StorePath, "by", by)
+	return nil
+}
+
+// check refuses a narinfo that could not be served, or is not signed as asked for.
+func (b *Inbox) check(hash narinfo.HashPart, info *narinfo.Info) error {
+	switch {
+	case info.StorePath.HashPart() != hash:
+		return refuse(store.Invalid, "%s.narinfo is about %s", hash, info.StorePath)
+	case info.StorePath.Dir() != b.store.StoreDir():
+		return refuse(store.Invalid, "this cache is for paths in %s, not %s", b.store.StoreDir(), info.StorePath)
+	case !archiveKey.MatchString(info.URL):
+		return refuse(store.Invalid, "the URL %.300q is not nar/FILEHASH.nar[.EXT]", info.URL)
+	}
+	if b.opts.Trusted == nil {
+		return nil
+	}
+	if _, ok := info.VerifiedBy(b.opts.Trusted); !ok {
+		return refuse(store.Untrusted, "%s has no signature of a key that this cache trusts", info.StorePath)
+	}
+	return nil
+}
+
+func (b *Inbox) writeInfo(ctx context.Context, hash narinfo.HashPart, info *narinfo.Info) error {
+	stored := *info
+	stored.URL = b.store.archiveURL(info.URL)
+	text, err := stored.MarshalText()
+	if err != nil {
+		return fmt.Errorf("bucketstore: %w", err)
+	}
+	_, err = b.store.files.Put(ctx, b.store.key(string(hash)+".narinfo"), bytes.NewReader(text), int64(len(text)))
+	return err
+}
+
+// refusalOf tells what the uploader can mend from what it cannot.
+func refusalOf(err error) error {
+	if missing, ok := errors.AsType[*catalog.MissingError](err); ok {
+		return refuse(store.Incomplete, "%v", missing)
+	}
+	if mismatch, ok := errors.AsType[*catalog.MismatchError](err); ok {
+		return refuse(store.Invalid, "%v", mismatch)
+	}
+	if kept, ok := errors.AsType[*catalog.KeptError](err); ok {
+		return refuse(store.Needed, "%v", kept)
+	}
+	switch {
+	case errors.Is(err, catalog.ErrNoArchive):
+		return refuse(store.Incomplete, "upload the archive first")
+	case errors.Is(err, catalog.ErrDeleting), errors.Is(err, catalog.ErrPublishing), errors.Is(err, catalog.ErrLeaseLost):
+		return refuse(store.Busy, "%v", err)
+	}
+	return err
+}

@@ -1,0 +1,224 @@
+package bucketstore
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"strings"
+
+	"github.com/voidnxlab/nixtrap/internal/narfile"
+	"github.com/voidnxlab/nixtrap/nar"
+	"github.com/voidnxlab/nixtrap/narinfo"
+	"github.com/voidnxlab/nixtrap/store"
+	"github.com/voidnxlab/nixtrap/store/bucketstore/catalog"
+)
+
+// compressions are what the extensions of archives' names say. Others could be stored, and not be checked.
+var compressions = map[string]string{"": "none", "zst": "zstd", "xz": "xz", "gz": "gzip", "bz2": "bzip2"}
+
+// receiveArchive stores an archive while it is checked. It is not visible to others until all of it was found right.
+func (b *Inbox) receiveArchive(ctx context.Context, by, key string, content io.Reader) error {
+	parts := archiveKey.FindStringSubmatch(key)
+	compression, ok := compressions[strings.TrimPrefix(parts[2], ".")]
+	if !ok {
+		return refuse(store.Invalid, "archives named %s cannot be checked here: use zstd, xz or none", parts[2])
+	}
+	named, err := narinfo.ParseDigest(narinfo.SHA256, parts[1])
+	if err != nil {
+		return refuse(store.Invalid, "%q is no hash", parts[1])
+	}
+	if b.opts.Full != nil && b.opts.Full() {
+		return refuse(store.Full, "this cache has no room")
+	}
+	if compression == "xz" {
+		select {
+		case b.xz <- struct{}{}:
+			defer func() { <-b.xz }()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	upload, err := b.catalog.BeginUpload(ctx, key, b.opts.Lease)
+	if err != nil {
+		return refusalOf(err)
+	}
+	r := newIntake(content, compression, named, b.opts.MaxArchive, b.opts.MaxNAR)
+	defer r.close()
+	if _, err := b.store.files.Put(ctx, key, r, -1); err != nil {
+		if refused := r.refused(key); refused != nil {
+			return refused
+		}
+		return err
+	}
+	err = b.catalog.AddArchive(ctx, upload, b.store.name, by, catalog.Archive{
+		Key: key, FileHash: named, FileSize: r.size, NarHash: r.narHash, NarSize: r.narSize, Compression: compression,
+	}, b.opts.Lease)
+	if err != nil {
+		return refusalOf(err)
+	}
+	return nil
+}
+
+// intake yields an archive's file as it arrives, and ends with io.EOF only if it is an archive with the right name.
+type intake struct {
+	r     io.Reader
+	named narinfo.Hash // of the file
+	max   int64        // bytes of the file
+	hash  hash.Hash
+	size  int64
+
+	pipe    *io.PipeWriter // to the decoder
+	decoded chan error     // what the decoder says in the end
+	narHash narinfo.Hash   // set by the decoder, with narSize, before that
+	narSize int64
+
+	verdict *store.RefusedError // nil if nothing is wrong with what arrived
+	err     error               // sticky
+}
+
+func newIntake(r io.Reader, compression string, named narinfo.Hash, maxFile, maxNAR int64) *intake {
+	source, pipe := io.Pipe()
+	i := &intake{r: r, named: named, max: maxFile, hash: sha256.New(), pipe: pipe, decoded: make(chan error, 1)}
+	go func() {
+		err := i.decode(compression, source, maxNAR)
+		_ = source.CloseWithError(errDecoded) // what still comes is hashed only
+		i.decoded <- err
+	}()
+	return i
+}
+
+// errDecoded is what writing to a decoder that has come to its verdict fails with.
+var errDecoded = errors.New("bucketstore: decoded")
+
+// decode reads the NAR to its end, and all of the file.
+func (i *intake) decode(compression string, source io.Reader, most int64) error {
+	d, err := narfile.NewDecoder(compression, source)
+	if err != nil {
+		return fmt.Errorf("does not decode as %s: %w", compression, err)
+	}
+	defer func() { _ = d.Close() }()
+	limited := &limitedReader{r: d, left: most}
+	h := sha256.New()
+	counted := &countingWriter{w: h}
+	err = readNAR(io.TeeReader(limited, counted))
+	switch {
+	case limited.exceeded:
+		return errLimit
+	case err != nil:
+		return fmt.Errorf("holds no NAR: %w", err)
+	}
+	i.narSize = counted.n
+	i.narHash, err = narinfo.NewHash(narinfo.SHA256, h.Sum(nil))
+	return err
+}
+
+// readNAR reads one NAR, and that nothing follows it.
+func readNAR(r io.Reader) error {
+	for archive := nar.NewReader(r); ; {
+		_, err := archive.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+	}
+	var one [1]byte
+	switch _, err := io.ReadFull(r, one[:]); {
+	case err == nil:
+		return errors.New("something follows the NAR")
+	case err != io.EOF:
+		return err
+	}
+	return nil
+}
+
+type countingWriter struct {
+	w io.Writer
+	n int64
+}
+
+func (c *countingWriter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	return n, err
+}
+
+// Read implements io.Reader.
+func (i *intake) Read(p []byte) (int, error) {
+	if i.err != nil {
+		return 0, i.err
+	}
+	n, err := i.r.Read(p)
+	i.size += int64(n)
+	if i.size > i.max {
+		return 0, i.refuse(store.TooLarge, "an archive of more than %d bytes", i.max)
+	}
+	i.hash.Write(p[:n])
+	if _, pipeErr := i.pipe.Write(p[:n]); pipeErr != nil {
+		if verdict := i.wait(); verdict != nil {
+			return 0, verdict
+		}
+	}
+	switch {
+	case err == io.EOF:
+		if err := i.settle(); err != nil {
+			return 0, err
+		}
+		i.err = io.EOF
+	case err != nil:
+		i.err = fmt.Errorf("bucketstore: an upload ends: %w", err)
+	default:
+		return n, nil
+	}
+	return n, i.err
+}
+
+// settle is called at the end of the file.
+func (i *intake) settle() error {
+	_ = i.pipe.Close()
+	if err := i.wait(); err != nil {
+		return err
+	}
+	got, err := narinfo.NewHash(narinfo.SHA256, i.hash.Sum(nil))
+	if err == nil && got != i.named {
+		return i.refuse(store.Invalid, "it hashes to %s, which is not its name", got.Base32())
+	}
+	return err
+}
+
+// wait returns nil if the decoder found nothing wrong.
+func (i *intake) wait() error {
+	err := <-i.decoded
+	i.decoded <- err
+	switch {
+	case errors.Is(err, errLimit):
+		return i.refuse(store.TooLarge, "it decodes to more than the limit")
+	case err != nil:
+		return i.refuse(store.Invalid, "it %v", err)
+	}
+	return nil
+}
+
+func (i *intake) refuse(why store.Refusal, format string, args ...any) error {
+	i.verdict = &store.RefusedError{Why: why, Detail: fmt.Sprintf(format, args...)}
+	i.err = i.verdict
+	return i.err
+}
+
+// refused is why an archive is refused, nil if there was trouble of another kind.
+func (i *intake) refused(key string) error {
+	if i.verdict == nil {
+		return nil
+	}
+	return refuse(i.verdict.Why, "%s: %s", key, i.verdict.Detail)
+}
+
+// close ends the decoder.
+func (i *intake) close() {
+	_ = i.pipe.CloseWithError(io.ErrUnexpectedEOF)
+	<-i.decoded
+}
