@@ -31,6 +31,7 @@ const (
 	maxRedirects   = 3
 	minRSABits     = 2048
 	refreshAfter   = 15 * time.Minute
+	waitAfter      = time.Hour // so old keys are not used before the issuer was asked
 	keysExpire     = 24 * time.Hour
 	refetchAfter   = 10 * time.Second // for a kid that is not known
 	firstBackoff   = time.Second
@@ -59,19 +60,21 @@ type keySource struct {
 }
 
 // find returns the keys that a token with this kid may be signed with, never none. Without a kid that is any key that
-// suits the algorithm. It waits for a fetch if that may bring the key.
+// suits the algorithm. It waits for a fetch if that may bring the key, or take it away.
 func (s *keySource) find(ctx context.Context, id, algorithm string) ([]key, error) {
 	s.mu.Lock()
 	found := s.match(id, algorithm)
-	if len(found) > 0 {
-		if time.Since(s.fetched) >= refreshAfter {
-			s.fetch()
+	var flight chan struct{}
+	if age := time.Since(s.fetched); len(found) == 0 || age >= refreshAfter {
+		flight = s.fetch()
+		if len(found) > 0 && (age < waitAfter || s.failures > 0) {
+			flight = nil // no reason to wait, or a poor chance
 		}
-		s.mu.Unlock()
+	}
+	s.mu.Unlock()
+	if len(found) > 0 && flight == nil {
 		return found, nil
 	}
-	flight := s.fetch()
-	s.mu.Unlock()
 	if flight != nil {
 		select {
 		case <-flight:

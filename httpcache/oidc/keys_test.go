@@ -70,6 +70,44 @@ func TestKeyRotation(t *testing.T) {
 	})
 }
 
+func TestAWithdrawnKeyDoesNotOutliveAnIdleHour(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		older, newer := ecSigner(t, "old"), ecSigner(t, "new")
+		i := newIssuer(iss, older)
+		a := newAuthorizer(t, i, rule(iss))
+		_, err := a.Authorize(bearer(token(t, older, job(iss, nil))))
+		require.NoError(t, err)
+		i.publish(newer)
+		time.Sleep(time.Hour)
+		_, err = a.Authorize(bearer(token(t, older, job(iss, nil))))
+		require.ErrorIs(t, err, httpcache.ErrBadCredential)
+	})
+}
+
+func TestAnOutageThatHangsIsWaitedForOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		key := ecSigner(t, "k1")
+		routes := network{"issuer.example.org": newIssuer(iss, key)}
+		a := newAuthorizer(t, routes, rule(iss))
+		_, err := a.Authorize(bearer(token(t, key, job(iss, nil))))
+		require.NoError(t, err)
+		hanging := &hangs{}
+		routes["issuer.example.org"] = hanging
+		time.Sleep(2 * time.Hour)
+		var waited time.Duration
+		for range 1000 {
+			start := time.Now()
+			_, err := a.Authorize(bearer(token(t, key, job(iss, nil))))
+			require.NoError(t, err)
+			waited += time.Since(start)
+			time.Sleep(10 * time.Second)
+			synctest.Wait()
+		}
+		require.Equal(t, 5*time.Second, waited)
+		require.Greater(t, hanging.asked, 30, "attempts go on")
+	})
+}
+
 func TestUnknownKeysAreLookedForNowAndThen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		key := ecSigner(t, "k1")
