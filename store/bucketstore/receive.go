@@ -71,8 +71,9 @@ type intake struct {
 	size  int64
 
 	pipe    *io.PipeWriter // to the decoder
-	decoded chan error     // what the decoder says in the end
-	narHash narinfo.Hash   // set by the decoder, with narSize, before that
+	decoded chan struct{}  // closed by the decoder, which has then set what follows
+	failure error
+	narHash narinfo.Hash
 	narSize int64
 
 	verdict *store.RefusedError // nil if nothing is wrong with what arrived
@@ -81,11 +82,11 @@ type intake struct {
 
 func newIntake(r io.Reader, compression string, named narinfo.Hash, maxFile, maxNAR int64) *intake {
 	source, pipe := io.Pipe()
-	i := &intake{r: r, named: named, max: maxFile, hash: sha256.New(), pipe: pipe, decoded: make(chan error, 1)}
+	i := &intake{r: r, named: named, max: maxFile, hash: sha256.New(), pipe: pipe, decoded: make(chan struct{})}
 	go func() {
-		err := i.decode(compression, source, maxNAR)
+		defer close(i.decoded)
+		i.failure = i.decode(compression, source, maxNAR)
 		_ = source.CloseWithError(errDecoded) // what still comes is hashed only
-		i.decoded <- err
 	}()
 	return i
 }
@@ -119,7 +120,7 @@ func (i *intake) decode(compression string, source io.Reader, most int64) error 
 func readNAR(r io.Reader) error {
 	for archive := nar.NewReader(r); ; {
 		_, err := archive.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
@@ -192,9 +193,8 @@ func (i *intake) settle() error {
 
 // wait returns nil if the decoder found nothing wrong.
 func (i *intake) wait() error {
-	err := <-i.decoded
-	i.decoded <- err
-	switch {
+	<-i.decoded
+	switch err := i.failure; {
 	case errors.Is(err, errLimit):
 		return i.refuse(store.TooLarge, "it decodes to more than the limit")
 	case err != nil:
