@@ -59,7 +59,8 @@ func TestOperationsGuideNamesEachMessage(t *testing.T) {
 	guide, err := os.ReadFile("../../docs/operations.md")
 	require.NoError(t, err)
 	var code strings.Builder
-	for _, pattern := range []string{"*.go", "../../httpcache/*.go", "../../store/*/*.go"} {
+	for _, pattern := range []string{"*.go", "../../httpcache/*.go", "../../httpcache/*/*.go", "../../store/*/*.go",
+		"../../store/*/*/*.go"} {
 		files, err := filepath.Glob(pattern)
 		require.NoError(t, err)
 		for _, file := range files {
