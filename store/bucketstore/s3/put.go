@@ -115,7 +115,7 @@ func (u *upload) single(ctx context.Context, content []byte) (bucketstore.State,
 	options := u.options()
 	options.DisableContentSha256 = true // the one of the whole is sent, and no chunks' own
 	var stored minio.UploadInfo
-	err := u.retry(ctx, u.timeout(len(content)), func(ctx context.Context) error {
+	err := u.retryWrite(ctx, u.timeout(len(content)), func(ctx context.Context) error {
 		body := &lent{r: bytes.NewReader(content)}
 		defer body.Close()
 		var err error
@@ -184,7 +184,7 @@ func (u *upload) look(ctx context.Context) (now bucketstore.State, ours bool, er
 // multipart stores content of several parts.
 func (u *upload) multipart(ctx context.Context, first part) (bucketstore.State, error) {
 	var id string
-	err := u.retry(ctx, u.stall, func(ctx context.Context) error {
+	err := u.retryWrite(ctx, u.stall, func(ctx context.Context) error {
 		var err error
 		if id, err = u.core.NewMultipartUpload(ctx, u.bucket, u.name, u.options()); err == nil && id == "" {
 			err = errNotS3
@@ -212,35 +212,42 @@ func (u *upload) multipart(ctx context.Context, first part) (bucketstore.State, 
 	return state, nil
 }
 
-// sendParts sends all parts, some side by side. It returns when nothing is on its way any more.
+// sendParts sends all parts, some side by side. It returns when nothing is on its way any more: one failure ends the
+// reading of content, and lets those that are on their way arrive.
 func (u *upload) sendParts(ctx context.Context, id string, p part) ([]minio.CompletePart, error) {
-	g, ctx := errgroup.WithContext(ctx)
+	reading, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	var g errgroup.Group
 	g.SetLimit(partsInFlight)
 	var sent []*minio.CompletePart
-	for number := 1; ; number++ {
-		if number > MaxParts {
-			u.release(p)
-			g.Go(func() error { return fmt.Errorf("content has more than %d parts of %d bytes", MaxParts, u.partSize) })
-			break
-		}
-		done := &minio.CompletePart{PartNumber: number}
+	var err error
+	for {
+		done := &minio.CompletePart{PartNumber: len(sent) + 1}
 		sent = append(sent, done)
 		current := p
 		g.Go(func() (err error) {
 			defer u.release(current)
-			done.ETag, err = u.send(ctx, id, number, current.bytes)
+			done.ETag, err = u.send(ctx, id, done.PartNumber, current.bytes)
+			if err != nil {
+				stop(err)
+			}
 			return err
 		})
 		if current.last {
 			break
 		}
-		var err error
-		if p, err = u.next(ctx); err != nil {
-			g.Go(func() error { return err })
+		if len(sent) == MaxParts {
+			err = fmt.Errorf("content has more than %d parts of %d bytes", MaxParts, u.partSize)
+			break
+		}
+		if p, err = u.next(reading); err != nil {
 			break
 		}
 	}
-	if err := g.Wait(); err != nil {
+	if sendErr := g.Wait(); sendErr != nil {
+		return nil, sendErr // which is why reading was stopped, if it was
+	}
+	if err != nil {
 		return nil, err
 	}
 	all := make([]minio.CompletePart, len(sent))
@@ -252,7 +259,7 @@ func (u *upload) sendParts(ctx context.Context, id string, p part) ([]minio.Comp
 
 func (u *upload) send(ctx context.Context, id string, number int, content []byte) (etag string, err error) {
 	sum := sha256.Sum256(content)
-	err = u.retry(ctx, u.timeout(len(content)), func(ctx context.Context) error {
+	err = u.retryWrite(ctx, u.timeout(len(content)), func(ctx context.Context) error {
 		body := &lent{r: bytes.NewReader(content)}
 		defer body.Close()
 		sent, err := u.core.PutObjectPart(ctx, u.bucket, u.name, id, number, body, int64(len(content)),
@@ -291,7 +298,7 @@ func (l *lent) Close() error {
 // complete publishes. A second attempt after a lost answer finds no such upload: then what is there decides.
 func (u *upload) complete(ctx context.Context, id string, all []minio.CompletePart) (minio.UploadInfo, error) {
 	var stored minio.UploadInfo
-	err := u.retry(ctx, completePatient*u.stall, func(ctx context.Context) error {
+	err := u.retryWrite(ctx, completePatient*u.stall, func(ctx context.Context) error {
 		var err error
 		stored, err = u.core.CompleteMultipartUpload(ctx, u.bucket, u.name, id, all, minio.PutObjectOptions{})
 		return err

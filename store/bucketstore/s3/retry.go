@@ -30,7 +30,7 @@ func (p permanent) Unwrap() error { return p.error }
 // Each attempt has so much time. The error is f's, or ctx's.
 func (b *Bucket) retry(ctx context.Context, timeout time.Duration, f func(context.Context) error) error {
 	for attempt := 1; ; attempt++ {
-		err := b.try(ctx, timeout, f)
+		err := try(ctx, timeout, f)
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
@@ -43,7 +43,32 @@ func (b *Bucket) retry(ctx context.Context, timeout time.Duration, f func(contex
 	}
 }
 
-func (b *Bucket) try(ctx context.Context, timeout time.Duration, f func(context.Context) error) error {
+// retryWrite is retry for a request that changes something. Where ctx ends meanwhile the attempt still gets some time
+// to its end: of one that is cut nobody can say what it did, and an abort that overtakes a part may leave it behind.
+func (b *Bucket) retryWrite(ctx context.Context, timeout time.Duration, f func(context.Context) error) error {
+	return b.retry(ctx, timeout, func(context.Context) error {
+		lingering, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
+		defer cancel()
+		stop := context.AfterFunc(ctx, func() {
+			select {
+			case <-time.After(min(patience, b.stall)):
+				cancel()
+			case <-lingering.Done():
+			}
+		})
+		defer stop()
+		err := f(lingering)
+		if err != nil && lingering.Err() != nil {
+			return errStalled
+		}
+		return err
+	})
+}
+
+func try(ctx context.Context, timeout time.Duration, f func(context.Context) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	limited, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	err := f(limited)

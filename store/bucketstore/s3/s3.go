@@ -28,6 +28,9 @@
 // Where that fails too, its parts lie there unseen until [Bucket.AbortIncomplete]. Each request has the SHA-256 of its
 // body, which the server checks, and what lies there after the last is looked at: its size must be right.
 //
+// Where a Put's ctx ends, requests that are on their way still get up to 10 s to their end: of one that is cut nobody can
+// say what it did. So a Put may succeed although its ctx has ended.
+//
 // Each file has a random mark among its metadata, by which Put knows its own after an answer was lost. So Put fails
 // only if its content is not there; but for a server that can't be reached any more, or that goes on with a request
 // after its connection has broken. The error says so where that may be.
@@ -171,7 +174,7 @@ func (b *Bucket) Remove(ctx context.Context, key string) error {
 	if !ok {
 		return nil
 	}
-	err := b.retry(ctx, b.stall, func(ctx context.Context) error {
+	err := b.retryWrite(ctx, b.stall, func(ctx context.Context) error {
 		return b.core.RemoveObject(ctx, b.bucket, name, minio.RemoveObjectOptions{})
 	})
 	if err != nil && !isAbsent(err) {
