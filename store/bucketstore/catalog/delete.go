@@ -128,10 +128,10 @@ func (c *Catalog) DeletePath(ctx context.Context, cache string, hash narinfo.Has
 type victim struct {
 	Victim
 	pathRow
-	group        int
-	used, leased int64
-	kept         *KeptError
-	err          error
+	group  int
+	leased int64
+	kept   *KeptError
+	err    error
 }
 
 func (v *victim) keep() *KeptError {

@@ -192,22 +192,17 @@ func (t *tx) requireReferences(p *Publication, references []narinfo.StorePath, e
 	return nil
 }
 
-// makeWay looks at what else is in the path's place. A deletion that somebody died over gives way: the archive it was
-// to free goes with the next collection, and the file is overwritten or, should this publication die too, removed when
-// that is resolved.
+// makeWay looks at what else is in the path's place. A deletion that somebody died over may have left its file, so its
+// row stays, and keeps what that file promises, until there is another file.
 func (t *tx) makeWay(row *pathRow) error {
 	rows, err := t.inSlot(row.slot)
 	if err != nil {
 		return err
 	}
-	for _, other := range rows {
-		switch {
+	for i := range rows {
+		switch other := &rows[i]; {
 		case other.state == Deleting && other.until > t.now:
 			return fmt.Errorf("%w: %s", ErrDeleting, row.path)
-		case other.state == Deleting:
-			if err := t.forgetPath(&other); err != nil {
-				return err
-			}
 		case other.state == Publishing && other.until > t.now && !other.same(row):
 			return fmt.Errorf("%w: %s", ErrPublishing, row.path)
 		}
@@ -224,35 +219,69 @@ func (t *tx) finishPublishing(row pathRow) error {
 	if err != nil {
 		return err
 	}
-	mine := slices.IndexFunc(rows, func(o pathRow) bool { return o.id == row.id && o.state == Publishing })
-	live := slices.IndexFunc(rows, func(o pathRow) bool { return o.state == Live && o.same(&row) })
-	if mine < 0 {
-		if live >= 0 {
+	var mine, settled *pathRow
+	for i := range rows {
+		switch {
+		case rows[i].state != Publishing:
+			settled = &rows[i]
+		case rows[i].id == row.id:
+			mine = &rows[i]
+		}
+	}
+	if mine == nil {
+		if settled != nil && settled.state == Live && settled.same(&row) {
 			return nil // another publication of the same has settled this one
 		}
 		return fmt.Errorf("%w: %s", ErrLeaseLost, row.path)
 	}
-	for i, other := range rows {
+	for i := range rows {
 		// Of a publication that ran out nobody is at work any more, and the file is this one's.
-		over := other.state == Live && live < 0 || other.state == Publishing && other.until <= t.now
-		if i == mine && live >= 0 || i != mine && over {
-			if err := t.forgetPath(&other); err != nil {
+		if r := &rows[i]; r != mine && r.state == Publishing && r.until <= t.now {
+			if err := t.forgetPath(r); err != nil {
 				return err
 			}
 		}
 	}
-	if live >= 0 {
-		_, err = t.exec(`UPDATE paths SET last_used = $2 WHERE id = $1 AND last_used < $2`, rows[live].id, t.now)
+	if settled == nil {
+		_, err = t.exec(`UPDATE paths SET state = $2, attempt = 0, until = 0 WHERE id = $1`, mine.id, Live)
 		return err
 	}
-	_, err = t.exec(`UPDATE paths SET state = $2, attempt = 0, until = 0, last_used = $3 WHERE id = $1`, row.id, Live, t.now)
-	return err
+	return t.replace(settled, mine)
+}
+
+// replace gives a path that is live, or was left half deleted, the content of a publication of it. The row stays, and
+// with it leases, and whoever waits for it finds it.
+func (t *tx) replace(settled, mine *pathRow) error {
+	if settled.state == Live && settled.same(mine) {
+		_, err := t.exec(`UPDATE paths SET last_used = $2 WHERE id = $1 AND last_used < $2`, settled.id, mine.used)
+		if err != nil {
+			return err
+		}
+		return t.forgetPath(mine)
+	}
+	if err := t.unrefer(settled); err != nil {
+		return err
+	}
+	_, err := t.exec(`UPDATE paths SET (path, archive, nar_hash, nar_size, deriver, refs, uploader, created) =
+		(SELECT path, archive, nar_hash, nar_size, deriver, refs, uploader, created FROM paths AS mine WHERE mine.id = $2),
+		state = $3, until = 0, last_used = CASE WHEN last_used < $4 THEN $4 ELSE last_used END WHERE id = $1`,
+		settled.id, mine.id, Live, mine.used)
+	if err != nil {
+		return err
+	}
+	replaced := *mine
+	replaced.id = settled.id
+	if err := t.refer(&replaced); err != nil {
+		return err
+	}
+	return t.forgetPath(mine)
 }
 
 // pathRow is what a path's row says that decides about it.
 type pathRow struct {
 	slot
 	id, archive, attempt, until int64
+	used                        int64 // of one being published, when that began
 	state                       State
 	path, narHash, refs         string
 }
@@ -267,9 +296,9 @@ func (r *pathRow) same(s *pathRow) bool {
 func (t *tx) inSlot(s slot) ([]pathRow, error) {
 	r := pathRow{slot: s}
 	var rows []pathRow
-	err := t.each(`SELECT id, archive, attempt, until, state, path, nar_hash, refs FROM paths WHERE cache = $1 AND hash = $2
+	err := t.each(`SELECT id, archive, attempt, until, last_used, state, path, nar_hash, refs FROM paths WHERE cache = $1 AND hash = $2
 		ORDER BY id`+t.dialect.forUpdate(), []any{s.cache, string(s.hash)},
-		[]any{&r.id, &r.archive, &r.attempt, &r.until, &r.state, &r.path, &r.narHash, &r.refs}, func() error {
+		[]any{&r.id, &r.archive, &r.attempt, &r.until, &r.used, &r.state, &r.path, &r.narHash, &r.refs}, func() error {
 			rows = append(rows, r)
 			return nil
 		})
@@ -286,13 +315,18 @@ func (t *tx) refer(row *pathRow) error {
 	return err
 }
 
+func (t *tx) unrefer(row *pathRow) error {
+	if row.refs == "" {
+		return nil
+	}
+	_, err := t.exec(`DELETE FROM referrers WHERE cache = $1 AND hash IN `+t.dialect.texts("$2")+` AND referrer = $3`,
+		row.cache, asJSON(unpacked(row.refs)), row.id)
+	return err
+}
+
 func (t *tx) forgetPath(row *pathRow) error {
-	if row.refs != "" {
-		_, err := t.exec(`DELETE FROM referrers WHERE cache = $1 AND hash IN `+t.dialect.texts("$2")+` AND referrer = $3`,
-			row.cache, asJSON(unpacked(row.refs)), row.id)
-		if err != nil {
-			return err
-		}
+	if err := t.unrefer(row); err != nil {
+		return err
 	}
 	_, err := t.exec(`DELETE FROM paths WHERE id = $1`, row.id)
 	return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/voidnxlab/nixtrap/store/bucketstore/catalog"
@@ -81,6 +82,7 @@ func Collect(ctx context.Context, c *catalog.Catalog, files catalog.Remover, o O
 	}
 	d := catalog.Deletion{Files: files, Grace: o.Grace, Parallel: o.Parallel}
 	err = p.execute(ctx, c, &o, d, r)
+	r.After = r.Before - r.Freed
 	if err == nil && r.Failed > 0 {
 		err = fmt.Errorf("gc: %d of %d could not be removed: %w", r.Failed, r.Failed+r.Deleted, r.firstFailure())
 	}
@@ -88,8 +90,13 @@ func Collect(ctx context.Context, c *catalog.Catalog, files catalog.Remover, o O
 }
 
 // execute deletes level by level, and writes into the report what became of it.
-func (p *plan) execute(ctx context.Context, c *catalog.Catalog, o *Options, d catalog.Deletion, r *Report) error {
+func (p *plan) execute(ctx context.Context, c *catalog.Catalog, o *Options, d catalog.Deletion, r *Report) (err error) {
 	r.Deleted, r.Freed = 0, 0
+	defer func() {
+		if err != nil {
+			r.unreached(err)
+		}
+	}()
 	var batch [][]catalog.Victim
 	var members []int32
 	flush := func() error {
@@ -130,15 +137,16 @@ func (p *plan) execute(ctx context.Context, c *catalog.Catalog, o *Options, d ca
 
 // sweep deletes archives that no path needed when the plan was made.
 func (p *plan) sweep(ctx context.Context, c *catalog.Catalog, o *Options, d catalog.Deletion, r *Report) error {
-	for len(p.needless) > 0 {
-		n := min(len(p.needless), o.Batch)
-		freed, err := c.DeleteArchives(ctx, p.needless[:n], d)
+	var errs []error
+	for batch := range slices.Chunk(p.needless, o.Batch) {
+		freed, err := c.DeleteArchives(ctx, batch, d)
 		r.Freed += freed
 		if err != nil {
-			return fmt.Errorf("gc: archives that no path needs: %w", err)
+			errs = append(errs, fmt.Errorf("gc: archives that no path needs: %w", err))
 		}
-		p.needless = p.needless[n:]
+		if ctx.Err() != nil {
+			break
+		}
 	}
-	r.After = r.Before - r.Freed
-	return nil
+	return errors.Join(errs...)
 }

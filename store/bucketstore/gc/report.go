@@ -44,6 +44,8 @@ type Decision struct {
 	By       narinfo.StorePath // what refers to it, directly or not, and is why; "": the reason is its own
 	LastUsed time.Time         // the latest use of it or of anything that refers to it
 	Err      error             // with Changed what came between; of a path that is not Kept, why it is only half deleted
+
+	noted bool // what became of a victim is known
 }
 
 // String writes it as one line.
@@ -144,6 +146,7 @@ func (r *Report) String() string {
 // note writes down what became of a victim.
 func (r *Report) note(n int32, o catalog.Outcome) {
 	d := &r.Paths[n]
+	d.noted = true
 	r.Freed += o.Freed
 	_, kept := errors.AsType[*catalog.KeptError](o.Err)
 	switch {
@@ -158,6 +161,16 @@ func (r *Report) note(n int32, o catalog.Outcome) {
 		r.Failed++
 	default:
 		r.Deleted++
+	}
+}
+
+// unreached says of the victims that a collection did not come to that they are still there.
+func (r *Report) unreached(cause error) {
+	for i := range r.Paths {
+		if d := &r.Paths[i]; !d.Kept && !d.noted {
+			d.Kept, d.Reason, d.Err = true, Changed, cause
+			r.Kept++
+		}
 	}
 }
 
