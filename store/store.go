@@ -87,6 +87,7 @@ type File struct {
 type ArchiveOpener interface {
 	// OpenArchive returns the file at info.URL as it is, compressed with info.Compression,
 	// proved to be info.FileHash (where info has none: to decode to info.NarHash).
+	// A path whose Info has no URL is one of which no archive is kept: that is ErrUnsupported.
 	OpenArchive(ctx context.Context, info *narinfo.Info) (*File, error)
 }
 
