@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -35,7 +36,8 @@ type Config struct {
 
 	// Store is what to serve: "auto" (this machine's Nix store, else an empty directory cache below
 	// $XDG_DATA_HOME), "local" (its database alone), "daemon" (its daemon alone), "unix:///SOCKET", "/ROOT" (a store
-	// made by `nix --store /ROOT`), or "file:///DIR" (a directory that `nix copy --to file:///DIR` filled).
+	// made by `nix --store /ROOT`), "file:///DIR" (a directory that `nix copy --to file:///DIR` filled), or
+	// "s3://BUCKET[/FOLDER]?endpoint=HOST&region=REGION" (the same in an S3-compatible bucket).
 	// auto, local and daemon take ?store=DIR&state=DIR&log=DIR&real=DIR, and otherwise honour NIX_STORE_DIR,
 	// NIX_STATE_DIR, NIX_LOG_DIR and NIX_DAEMON_SOCKET_PATH as Nix does.
 	Store string `toml:"store"`
@@ -99,7 +101,7 @@ type Config struct {
 	ArtefactDir string `toml:"artefact-dir"`
 
 	// Upload takes uploads of those who have a token with the scope push (see narserved token) into Store, which must be
-	// file:///DIR and is made if it is not there. Each archive is checked while it arrives, and a path is published
+	// file:///DIR, which is made if it is not there, or s3://BUCKET. Each archive is checked while it arrives, and a path is published
 	// after its archive and after all that it refers to.
 	Upload bool `toml:"upload"`
 
@@ -115,6 +117,12 @@ type Config struct {
 	// MaxNARSize is the most bytes that one may decode to. Default: "64GiB".
 	MaxNARSize size `toml:"max-nar-size"`
 
+	// Private serves only those who have a token, or another credential, that may read or push.
+	Private bool `toml:"private"`
+
+	// ClientCA is a PEM file with the authorities of client certificates. A client may then show one: see ClientCert.
+	ClientCA string `toml:"client-ca"`
+
 	// Catalog is where is kept who refers to whom in an upload directory, who uploaded it and when it was used last: a
 	// file for SQLite, or "postgres://…" where several servers share a bucket. Default: catalog.sqlite below StateDir.
 	Catalog string `toml:"catalog"`
@@ -127,7 +135,15 @@ type Config struct {
 
 	// LogLevel is "debug" (each request), "info" (default), "warn" or "error".
 	LogLevel string `toml:"log-level"`
+
+	// Cache, OIDC and ClientCert are tables of the file, and no flags.
+	Cache      []CacheConfig `toml:"cache,omitempty"`
+	OIDC       []OIDCConfig  `toml:"oidc,omitempty"`
+	ClientCert []CertConfig  `toml:"client-cert,omitempty"`
 }
+
+// tables are the keys that are no flags.
+var tables = []string{"cache", "oidc", "client-cert"}
 
 const (
 	defaultListen   = "127.0.0.1:5000"
@@ -153,7 +169,7 @@ func (c *Config) flags(set *flag.FlagSet) {
 	set.Var(&list{values: &c.Listen}, flagListen,
 		"`ADDRESS` to serve on: HOST:PORT, :PORT, unix:PATH[?mode=0660], systemd[:NAME] (repeatable)")
 	set.StringVar(&c.AdminListen, flagAdminListen, c.AdminListen, "`ADDRESS` for /healthz and /status")
-	set.StringVar(&c.Store, "store", c.Store, "`STORE` to serve: auto, local, daemon, unix:///SOCKET, /ROOT, file:///DIR")
+	set.StringVar(&c.Store, "store", c.Store, "`STORE` to serve: auto, local, daemon, unix:///SOCKET, /ROOT, file:///DIR, s3://BUCKET")
 	set.Var(&list{values: &c.SignKey}, "sign-key", "secret key `FILE` to sign with (repeatable)")
 	set.BoolVar(&c.Unsigned, "unsigned", c.Unsigned, "add no signature, make no key")
 	set.IntVar(&c.Priority, "priority", c.Priority, "rank among a client's caches, lowest `N` first")
@@ -174,6 +190,8 @@ func (c *Config) flags(set *flag.FlagSet) {
 	set.BoolVar(&c.SignUploads, "sign-uploads", c.SignUploads, "add our signatures to what is uploaded")
 	set.Var(&c.MaxArchiveSize, "max-archive-size", "most `SIZE` of one uploaded archive")
 	set.Var(&c.MaxNARSize, "max-nar-size", "most `SIZE` that one may decode to")
+	set.BoolVar(&c.Private, "private", c.Private, "serve only those with a token that may read or push")
+	set.StringVar(&c.ClientCA, "client-ca", c.ClientCA, "PEM `FILE` with the authorities of client certificates")
 	set.StringVar(&c.Catalog, "catalog", c.Catalog, "`FILE` or postgres://… with the catalog of an upload directory")
 	set.Var(&c.DrainTimeout, "drain-timeout", "how long transfers may go on after a stop, as `TIME` with a unit")
 	set.StringVar(&c.LogFormat, "log-format", c.LogFormat, "`FORMAT` of the log: text, json")
@@ -221,7 +239,11 @@ func (c *Config) readConfig(file string) error {
 		err = checkKeys(file, text, meta.Keys())
 	}
 	if err == nil {
-		_, err = toml.Decode(string(text), c)
+		meta, err = toml.Decode(string(text), c)
+	}
+	if err == nil && len(meta.Undecoded()) > 0 {
+		key := meta.Undecoded()[0]
+		return usageError{hint(fmt.Errorf("config: %s: unknown key %q", file, key.String()), "docs/operations.md has the tables' keys")}
 	}
 	if _, ok := errors.AsType[usageError](err); ok {
 		return err
@@ -248,7 +270,7 @@ func configAdvice(err error, file string) string {
 func checkKeys(file string, text []byte, keys []toml.Key) error {
 	for _, key := range keys {
 		known, meant := settingNamed(key[0])
-		if known {
+		if known && len(key) == 1 || slices.Contains(tables, key[0]) {
 			continue
 		}
 		advice := "keys are named like flags, see narserved help serve"
@@ -327,10 +349,17 @@ func (c *Config) complete(env environ) error {
 	if err := c.checkUploads(); err != nil {
 		return err
 	}
+	if err := c.checkAccess(); err != nil {
+		return err
+	}
 	if _, err := publicKeys(c.TrustedKey); err != nil {
 		return err
 	}
-	if !strings.HasPrefix(c.Store, "file://") {
+	if isBucket(c.Store) {
+		if err := checkBucket(c.Store); err != nil {
+			return err
+		}
+	} else {
 		if _, err := localOptions(c.Store, env); err != nil {
 			return err
 		}

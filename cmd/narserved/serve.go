@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log"
 	"log/slog"
 	"net"
@@ -44,6 +45,8 @@ type server struct {
 	plain   plainhttp.Server // in front of http on all but TLS
 	admin   *http.Server
 	reload  func() // reads certificates again
+	access  httpcache.Authorizer
+	known   io.Closer // of access
 }
 
 // runServe reads flags and file, and serves.
@@ -114,6 +117,7 @@ func (p *process) serve(ctx context.Context, c *Config) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.closeArtefacts()) }()
+	defer func() { err = errors.Join(err, s.closeAccess()) }()
 	if err := s.build(p, listeners); err != nil {
 		return err
 	}
@@ -142,8 +146,14 @@ func (s *server) build(p *process, l listening) error {
 	if err != nil {
 		return err
 	}
+	if s.access, s.known, err = s.config.access(s.log); err != nil {
+		return err
+	}
 	cache, err := s.cacheHandler(keys)
 	if err != nil {
+		return err
+	}
+	if cache, err = s.namedCaches(p, cache, keys); err != nil {
 		return err
 	}
 	s.reload = reload
@@ -161,6 +171,13 @@ func (s *server) build(p *process, l listening) error {
 	return nil
 }
 
+func (s *server) closeAccess() error {
+	if s.known == nil {
+		return nil
+	}
+	return s.known.Close()
+}
+
 func (s *server) cacheHandler(keys []*signing.SecretKey) (http.Handler, error) {
 	policy, err := s.config.policy(s.source, s.log)
 	if err != nil {
@@ -172,14 +189,18 @@ func (s *server) cacheHandler(keys []*signing.SecretKey) (http.Handler, error) {
 		Policy:   policy,
 		Logger:   s.log,
 		Trace:    s.traffic.trace(),
+		Access:   s.access,
+		Private:  s.config.Private,
 	}
 	if s.made != nil {
 		options.Artefacts = s.made
 	}
 	if u := s.source.uploads; u != nil {
-		if err := u.serve(options, s.config, keys, s.log); err != nil {
+		inbox, err := u.inbox("", s.config, s.config.UploadKey, keys, s.log)
+		if err != nil {
 			return nil, err
 		}
+		u.serve(options, inbox)
 	}
 	return httpcache.New(s.source.Store, options)
 }

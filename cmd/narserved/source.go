@@ -30,7 +30,10 @@ func (c *Config) openSource(ctx context.Context, env environ, log *slog.Logger, 
 	if c.Upload {
 		return c.openUploads(ctx, log)
 	}
-	if strings.HasPrefix(c.Store, "file://") {
+	if strings.HasPrefix(c.Store, s3Scheme) {
+		return openS3(ctx, c.Store, log)
+	}
+	if strings.HasPrefix(c.Store, fileScheme) {
 		return openDirectory(c.Store, log)
 	}
 	options, err := localOptions(c.Store, env)
@@ -43,7 +46,7 @@ func (c *Config) openSource(ctx context.Context, env environ, log *slog.Logger, 
 		return c.openOwnDirectory(env, log, err)
 	}
 	if err != nil {
-		return nil, hint(err, "--store names another store: /ROOT, file:///DIR, unix:///SOCKET or daemon")
+		return nil, hint(err, "--store names another store: /ROOT, file:///DIR, s3://BUCKET, unix:///SOCKET or daemon")
 	}
 	return &source{Store: local, Closer: local, name: c.Store}, nil
 }

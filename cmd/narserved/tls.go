@@ -18,6 +18,23 @@ import (
 
 // tlsConfig is nil without TLS. reload reads certificates again, whether or not their files changed.
 func (c *Config) tlsConfig(env environ, log *slog.Logger) (config *tls.Config, reload func(), err error) {
+	config, reload, err = c.serverTLS(env, log)
+	if err != nil || c.ClientCA == "" {
+		return config, reload, err
+	}
+	text, err := os.ReadFile(credential(env, c.ClientCA))
+	if err != nil {
+		return nil, nil, hint(fmt.Errorf("client-ca: %w", err), "name an existing PEM file")
+	}
+	config.ClientCAs = x509.NewCertPool()
+	if !config.ClientCAs.AppendCertsFromPEM(text) {
+		return nil, nil, hint(fmt.Errorf("client-ca: %s has no certificate", c.ClientCA), "the file is PEM")
+	}
+	config.ClientAuth = tls.VerifyClientCertIfGiven
+	return config, reload, nil
+}
+
+func (c *Config) serverTLS(env environ, log *slog.Logger) (config *tls.Config, reload func(), err error) {
 	switch {
 	case c.TLSCert != "":
 		pair := &keyPair{certFile: credential(env, c.TLSCert), keyFile: credential(env, c.TLSKey), log: log}

@@ -69,6 +69,7 @@ type Store struct {
 	close      func() error // of files
 	name       string       // of the cache in the bucket
 	used       func(narinfo.HashPart)
+	holds      func(ctx context.Context, key string) (bool, error)
 	cacheInfo  narinfo.CacheInfo
 	proofs     proofs
 	quarantine quarantine
@@ -106,7 +107,7 @@ func OpenFiles(ctx context.Context, files Files, o *Options) (*Store, error) {
 	if options.Cache != "" && !isCacheName(options.Cache) {
 		return nil, fmt.Errorf("bucketstore: a cache cannot be named %q", options.Cache)
 	}
-	s := &Store{files: files, close: func() error { return nil }, name: options.Cache, used: options.Used, background: background.New()}
+	s := &Store{files: files, close: func() error { return nil }, name: options.Cache, used: options.Used, holds: options.Holds, background: background.New()}
 	s.quarantine.log, s.quarantine.every = options.Logger, options.look
 	if err := s.readCacheInfo(ctx); err != nil {
 		return nil, fmt.Errorf("bucketstore: %w", err)

@@ -39,8 +39,11 @@ func (s *Store) OpenFile(ctx context.Context, key string) (*store.File, error) {
 		if err != nil {
 			return nil, notFound(key)
 		}
-		if s.name != "" {
-			return nil, notFound(key) // whose it is only a narinfo tells
+		switch held, err := s.holds(ctx, key); {
+		case err != nil:
+			return nil, err
+		case !held:
+			return nil, notFound(key)
 		}
 		return s.openNamed(ctx, key, hash)
 	}

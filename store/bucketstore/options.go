@@ -1,6 +1,7 @@
 package bucketstore
 
 import (
+	"context"
 	"log/slog"
 	"time"
 
@@ -19,6 +20,10 @@ type Options struct {
 	// Used is called with each path that is looked up and there. It must be quick. nil: nobody is told.
 	Used func(narinfo.HashPart)
 
+	// Holds reports whether an archive that is asked for by its key, nar/FILEHASH.nar[.EXT], is one of this cache's: in a
+	// bucket of several caches others must not get at it by its name. nil: each is the root's, and none a named cache's.
+	Holds func(ctx context.Context, key string) (bool, error)
+
 	look time.Duration // how long a quarantined path is left alone between two looks at its archive
 }
 
@@ -33,6 +38,9 @@ func (o *Options) withDefaults() Options {
 	}
 	if c.Used == nil {
 		c.Used = func(narinfo.HashPart) {}
+	}
+	if c.Holds == nil {
+		c.Holds = func(context.Context, string) (bool, error) { return c.Cache == "", nil }
 	}
 	if c.look == 0 {
 		c.look = time.Second

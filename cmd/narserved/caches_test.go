@@ -1,0 +1,238 @@
+package main_test
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/voidnxlab/nixtrap/internal/pgtest"
+	"github.com/voidnxlab/nixtrap/internal/realnix"
+	"github.com/voidnxlab/nixtrap/internal/s3test"
+)
+
+func writeConfig(t *testing.T, text string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "config.toml")
+	require.NoError(t, os.WriteFile(file, []byte(text), 0o644))
+	return file
+}
+
+// push uploads a path to the cache at a prefix, "" or "/NAME".
+func (u *uploadServer) push(t *testing.T, prefix, token string, p made) {
+	t.Helper()
+	require.Equal(t, 201, u.send(t, http.MethodPut, prefix+"/"+p.info.URL, token, bytes.NewReader(p.archive)).status)
+	require.Equal(t, 201, u.send(t, http.MethodPut, prefix+p.key(), token, bytes.NewReader(p.narinfo(t))).status)
+}
+
+func TestAPrivateCacheTellsNobodyWhatItHas(t *testing.T) {
+	u := startUploadServer(t, "--config", writeConfig(t, `
+[[cache]]
+name = "team"
+private = true
+[[cache]]
+name = "open"
+`))
+	team := u.token(t, "push", "--cache", "team", "--scope", "read")
+	open, root := u.token(t, "push", "--cache", "open"), u.token(t, "push", "--cache", "")
+	p := makePath(t, "secret", []byte("secret"))
+	absent := makePath(t, "absent", []byte("absent"))
+	u.push(t, "/team", team, p)
+
+	// Present or absent, without a right all answers are alike.
+	strip := func(a answer) answer {
+		a.header.Del("Date")
+		return a
+	}
+	for name, token := range map[string]string{"nobody": "", "another cache's": open, "the root's": root, "forged": team + "x"} {
+		for _, method := range []string{http.MethodGet, http.MethodHead} {
+			for _, pair := range [][2]string{
+				{p.key(), absent.key()}, {"/" + p.info.URL, "/" + absent.info.URL},
+				{"/nar/" + string(p.info.StorePath.HashPart()) + "-" + p.info.NarHash.Base32() + ".nar.zst",
+					"/nar/" + string(absent.info.StorePath.HashPart()) + "-" + absent.info.NarHash.Base32() + ".nar.zst"},
+				{"/serve/" + string(p.info.StorePath.HashPart()), "/serve/" + string(absent.info.StorePath.HashPart())},
+				{"/" + string(p.info.StorePath.HashPart()) + ".ls", "/" + string(absent.info.StorePath.HashPart()) + ".ls"},
+				{"/nix-cache-info", "/anything"}, {"/", "/log/x"},
+			} {
+				here := strip(u.send(t, method, "/team"+pair[0], token, nil))
+				there := strip(u.send(t, method, "/team"+pair[1], token, nil))
+				require.Contains(t, []int{401, 403}, here.status, "%s: %s", name, pair[0])
+				require.Equal(t, here, there, "%s: %s", name, pair[0])
+			}
+		}
+		require.NotEqual(t, 200, u.send(t, http.MethodGet, p.key(), token, nil).status, "the root does not have it")
+		require.NotEqual(t, 200, u.send(t, http.MethodGet, "/open"+p.key(), token, nil).status, "nor has another cache")
+		if token != "" && name != "forged" {
+			require.Equal(t, 403, u.send(t, http.MethodPut, "/team/"+p.info.URL, token, bytes.NewReader(p.archive)).status)
+		}
+	}
+
+	a := u.send(t, http.MethodGet, "/team"+p.key(), team, nil)
+	require.Equal(t, 200, a.status)
+	require.Contains(t, a.header.Get("Cache-Control"), "private")
+
+	// Who knows the archive's name, and has not uploaded it, gets nothing by naming it.
+	thief := p
+	thief.info = p.info.Clone()
+	require.Equal(t, 409, u.send(t, http.MethodPut, "/open"+thief.key(), open, bytes.NewReader(thief.narinfo(t))).status)
+	require.Equal(t, 404, u.send(t, http.MethodHead, "/open/"+p.info.URL, open, nil).status)
+	require.Equal(t, 404, u.send(t, http.MethodGet, "/open/"+p.info.URL, open, nil).status)
+	u.push(t, "/open", open, p)
+	require.Equal(t, 200, get(t, u.URL+"/open"+p.key()).status, "but by uploading it whole")
+	var archives int
+	for _, file := range u.files(t) {
+		if strings.HasPrefix(file, "nar/") {
+			archives++
+		}
+	}
+	require.Equal(t, 1, archives, "it is kept once")
+}
+
+func TestEveryReleaseReadsANamedCacheWithAndWithoutTheServer(t *testing.T) {
+	top := realnix.Closure(t, 150)
+	source := startServer(t, "--store", "local")
+	text, err := newKey(t, "team-1").MarshalText()
+	require.NoError(t, err)
+	key := filepath.Join(t.TempDir(), "key")
+	require.NoError(t, os.WriteFile(key, text, 0o600))
+	u := startUploadServer(t, "--config", writeConfig(t, "[[cache]]\nname = \"team\"\nprivate = true\nsign-key = [\""+key+"\"]\n"))
+	token := u.token(t, "push", "--scope", "read", "--cache", "team")
+	for i, nix := range realnix.All(t) {
+		t.Run(nix.Release, func(t *testing.T) {
+			netrc := u.netrc(t, nix, token)
+			if i == 0 {
+				from := nix.TempDir(t)
+				nix.Run(t, "nix", append(source.trusting(), "copy", "--from", source.URL, "--to", from, top)...)
+				nix.Run(t, "nix", append(netrc, "copy", "--from", from, "--no-check-sigs", "--to", u.URL+"/team?compression=zstd", top)...)
+			}
+			to := nix.TempDir(t)
+			nix.Run(t, "nix", append(append(netrc, source.trusting()...), "copy", "--from", u.URL+"/team", "--to", to, top)...)
+			nix.Run(t, "nix", "store", "verify", "--store", to, "--recursive", "--no-trust", top)
+			require.Error(t, nix.Command(t, "nix", "copy", "--from", u.URL+"/team", "--to", nix.TempDir(t), top).Run(),
+				"without a token")
+
+			// A web server over the bucket serves the folder as it is: the archives are beside it.
+			plain := startFileServer(t, u.Bucket)
+			nix.Run(t, "nix", append(source.trusting(), "copy", "--from", plain+"/team", "--to", nix.TempDir(t), top)...)
+		})
+	}
+}
+
+func TestPushAndPullThroughS3AndPostgreSQL(t *testing.T) {
+	top := realnix.Closure(t, 150)
+	source := startServer(t, "--store", "local")
+	bucket, catalog := s3test.Start(t), pgtest.Start(t).Database(t)
+	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", bucket.CredentialsFile)
+	uri := fmt.Sprintf("s3://%s?endpoint=%s&region=%s", bucket.Bucket, url.QueryEscape(bucket.URL), s3test.Region)
+	u := startUploadServer(t, "--store", uri, "--catalog", catalog)
+	replica := startServer(t, "--upload", "--store", uri, "--catalog", catalog, "--token-file", u.tokens)
+	token := u.token(t, "push")
+	for _, nix := range realnix.All(t) {
+		t.Run(nix.Release, func(t *testing.T) {
+			from := nix.TempDir(t)
+			nix.Run(t, "nix", append(source.trusting(), "copy", "--from", source.URL, "--to", from, top)...)
+			nix.Run(t, "nix", append(u.netrc(t, nix, token), "copy", "--from", from, "--no-check-sigs",
+				"--to", u.URL+"?compression=zstd", top)...)
+			to := nix.TempDir(t)
+			nix.Run(t, "nix", append(replica.trusting(), "copy", "--from", replica.URL, "--to", to, top)...)
+			nix.Run(t, "nix", "store", "verify", "--store", to, "--recursive", "--no-trust", top)
+		})
+	}
+}
+
+func TestUploadsWithAClientCertificate(t *testing.T) {
+	dir := t.TempDir()
+	ca, caKey := issue(t, dir, "ca", nil, nil)
+	issue(t, dir, "server", ca, caKey)
+	issue(t, dir, "ci-1", ca, caKey)
+	issue(t, dir, "stranger", ca, caKey)
+	address := freeAddress(t)
+	config := writeConfig(t, "[[client-cert]]\ncommon-name = \"ci-*\"\nscopes = [\"push\"]\n")
+	cmd := exec.CommandContext(t.Context(), "narserved", "serve", "--config", config, "--listen", address, "--state-dir", dir,
+		"--upload", "--store", "file://"+dir+"/bucket", "--tls-cert", dir+"/server.pem", "--tls-key", dir+"/server.key",
+		"--client-ca", dir+"/ca.pem")
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() { _ = cmd.Wait() })
+	require.Eventually(t, func() bool {
+		conn, err := net.Dial("tcp", address)
+		return err == nil && conn.Close() == nil
+	}, 10*time.Second, 10*time.Millisecond)
+	_, port, err := net.SplitHostPort(address)
+	require.NoError(t, err)
+	u := "https://localhost:" + port
+	p := makePath(t, "hello", []byte("hello"))
+	for name, status := range map[string]int{"ci-1": 201, "stranger": 401, "": 401} {
+		config := &tls.Config{RootCAs: x509.NewCertPool()}
+		config.RootCAs.AddCert(ca)
+		if name != "" {
+			pair, err := tls.LoadX509KeyPair(filepath.Join(dir, name+".pem"), filepath.Join(dir, name+".key"))
+			require.NoError(t, err)
+			config.Certificates = []tls.Certificate{pair}
+		}
+		client := &http.Client{Transport: &http.Transport{TLSClientConfig: config}, Timeout: time.Minute}
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, u+"/"+p.info.URL, bytes.NewReader(p.archive))
+		require.NoError(t, err)
+		resp, err := client.Do(req)
+		require.NoError(t, err, name)
+		require.NoError(t, resp.Body.Close())
+		require.Equal(t, status, resp.StatusCode, name)
+		client.CloseIdleConnections()
+	}
+}
+
+// startFileServer serves a directory as any web server does.
+func startFileServer(t *testing.T, dir string) (address string) {
+	t.Helper()
+	s := httptest.NewServer(http.FileServer(http.Dir(dir)))
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+// issue makes a certificate for localhost and a name, and its files; one without an authority is an authority.
+func issue(t *testing.T, dir, name string, ca *x509.Certificate, caKey *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
+	require.NoError(t, err)
+	template := &x509.Certificate{
+		SerialNumber: serial, Subject: pkix.Name{CommonName: name}, DNSNames: []string{"localhost", name + ".example.org"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		KeyUsage:    x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	if ca == nil {
+		template.IsCA, template.BasicConstraintsValid, template.KeyUsage = true, true, x509.KeyUsageCertSign
+		ca, caKey = template, key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, ca, key.Public(), caKey)
+	require.NoError(t, err)
+	made, err := x509.ParseCertificate(der)
+	require.NoError(t, err)
+	keyText, err := x509.MarshalECPrivateKey(key)
+	require.NoError(t, err)
+	write := func(file, kind string, b []byte) {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, file), pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: b}), 0o600))
+	}
+	write(name+".pem", "CERTIFICATE", der)
+	write(name+".key", "EC PRIVATE KEY", keyText)
+	return made, key
+}
