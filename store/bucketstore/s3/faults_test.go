@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -187,15 +188,16 @@ func first(times int, op string, f fault) func(string, int) fault {
 
 func always(op string, f fault) func(string, int) fault { return first(1<<30, op, f) }
 
-// faultyBucket opens a bucket whose transport has faults, and is patient for a fifth of a second.
+// faultyBucket opens a bucket whose transport has faults, and is patient for a second.
 func faultyBucket(t *testing.T) (*s3.Bucket, *faults, *s3test.Server) {
 	t.Helper()
+	t.Parallel()
 	s := s3test.Start(t)
 	f := &faults{count: make(map[string]int)}
 	o := options(s)
 	o.Transport = f
 	o.PartSize = s3.MinPartSize
-	o.SetPatience(200*time.Millisecond, time.Millisecond)
+	o.SetPatience(time.Second, time.Millisecond)
 	return open(t, o), f, s
 }
 
@@ -226,10 +228,12 @@ func requireContent(t *testing.T, b *s3.Bucket, key string, want []byte, of stri
 	require.True(t, bytes.Equal(want, got), "%s: %d bytes are other than the %d that were put", of, len(got), len(want))
 }
 
-var passing = []struct {
+type named struct {
 	name string
 	fault
-}{
+}
+
+var passing = []named{
 	{"500", answer(500, "InternalError")},
 	{"503 SlowDown", answer(503, "SlowDown")},
 	{"503 of a proxy", answer(503, "")},
@@ -240,10 +244,7 @@ var passing = []struct {
 	{"no answer", hang},
 }
 
-var final = []struct {
-	name string
-	fault
-}{
+var final = []named{
 	{"403", answer(403, "AccessDenied")},
 	{"403 of a proxy", answer(403, "")},
 	{"404 without the bucket", answer(404, "NoSuchBucket")},
@@ -253,83 +254,94 @@ var final = []struct {
 	{"301", answer(301, "PermanentRedirect")},
 }
 
+// uploads are the requests of a Put, and content for which it makes them.
+var uploads = []struct {
+	op      string
+	content []byte
+}{
+	{"PutObject", small}, {"CreateMultipartUpload", large}, {"UploadPart", large}, {"CompleteMultipartUpload", large},
+	{"HeadObject", small},
+}
+
 var (
 	small = filestest.Content(1, 10000)
 	large = filestest.Content(2, 2*s3.MinPartSize+1000)
 )
 
 func TestPutSurvivesWhatPasses(t *testing.T) {
+	for _, c := range uploads {
+		t.Run(c.op, func(t *testing.T) { testPutSurvives(t, c.op, c.content) })
+	}
+}
+
+func testPutSurvives(t *testing.T, op string, content []byte) {
 	b, f, s := faultyBucket(t)
-	for _, c := range []struct {
-		op      string
-		content []byte
-	}{
-		{"PutObject", small}, {"HeadObject", small}, {"CreateMultipartUpload", large}, {"UploadPart", large},
-		{"CompleteMultipartUpload", large},
-	} {
-		for _, p := range passing {
-			if p.name == "no answer" && c.op == "CompleteMultipartUpload" {
-				continue // is awaited ten times as long
-			}
-			name := c.op + ", " + p.name
-			f.set(first(2, c.op, p.fault))
-			require.NoError(t, putBytes(t, b, "nar/a", c.content), name)
-			f.set(nil)
-			requireContent(t, b, "nar/a", c.content, name)
-			require.NoError(t, b.Remove(t.Context(), "nar/a"))
-			if left := len(s.Uploads(t)); c.op == "CreateMultipartUpload" && p.name == "lost answer" {
-				require.Equal(t, 2, left, "%s: nobody was told these uploads' ids", name)
-				removed, err := b.AbortIncomplete(t.Context(), -time.Minute)
-				require.NoError(t, err)
-				require.Equal(t, 2, removed)
-			} else {
-				require.Zero(t, left, name)
-			}
+	for _, p := range passing {
+		if p.name == "no answer" && op == "CompleteMultipartUpload" {
+			continue // awaited ten times as long
 		}
+		f.set(first(2, op, p.fault))
+		require.NoError(t, putBytes(t, b, "nar/a", content), p.name)
+		f.set(nil)
+		requireContent(t, b, "nar/a", content, p.name)
+		require.NoError(t, b.Remove(t.Context(), "nar/a"))
+		left := len(s.Uploads(t))
+		if op != "CreateMultipartUpload" || p.name != "lost answer" {
+			require.Zero(t, left, p.name)
+			continue
+		}
+		require.Equal(t, 2, left, "nobody was told these uploads' ids")
+		removed, err := b.AbortIncomplete(t.Context(), time.Hour)
+		require.NoError(t, err)
+		require.Zero(t, removed, "they may be going on")
+		removed, err = b.AbortIncomplete(t.Context(), -time.Minute)
+		require.NoError(t, err)
+		require.Equal(t, 2, removed)
+		require.Empty(t, s.Uploads(t))
 	}
 }
 
 // TestPutThatFailsLeavesWhatWas has a fault that does not pass. If only answers are lost Put knows its own.
 func TestPutThatFailsLeavesWhatWas(t *testing.T) {
-	b, f, s := faultyBucket(t)
-	for _, c := range []struct {
-		op      string
-		content []byte
-	}{
-		{"PutObject", small}, {"CreateMultipartUpload", large}, {"UploadPart", large}, {"CompleteMultipartUpload", large},
-	} {
-		for _, p := range append(passing, final...) {
-			name := c.op + ", " + p.name
-			require.NoError(t, putBytes(t, b, "there", []byte("old")))
-			for _, key := range []string{"new", "there"} {
-				f.set(always(c.op, p.fault))
-				err := putBytes(t, b, key, c.content)
-				f.set(nil)
-				if p.name == "lost answer" && c.op != "CreateMultipartUpload" && c.op != "UploadPart" {
-					require.NoError(t, err, name)
-					requireContent(t, b, key, c.content, name)
-					require.NoError(t, b.Remove(t.Context(), key))
-					continue
-				}
-				require.Error(t, err, name)
-				require.NotErrorIs(t, err, store.ErrNotFound, name)
-				require.NotErrorIs(t, err, context.DeadlineExceeded, "%s: not the caller's", name)
-				if status, _, _ := strings.Cut(p.name, " "); len(status) == 3 {
-					require.ErrorContains(t, err, "HTTP "+status, name)
-				}
-				if key == "new" {
-					_, err := b.Open(t.Context(), key)
-					require.ErrorIs(t, err, store.ErrNotFound, name)
-				} else {
-					requireContent(t, b, key, []byte("old"), name)
-				}
-			}
-			if c.op == "CreateMultipartUpload" && p.name == "lost answer" {
-				_, err := b.AbortIncomplete(t.Context(), -time.Minute)
-				require.NoError(t, err)
-			}
-			require.Empty(t, s.Uploads(t), name)
+	for _, c := range uploads {
+		if c.op != "HeadObject" {
+			t.Run(c.op, func(t *testing.T) { testPutFails(t, c.op, c.content) })
 		}
+	}
+}
+
+func testPutFails(t *testing.T, op string, content []byte) {
+	b, f, s := faultyBucket(t)
+	for _, p := range slices.Concat(passing, final) {
+		if p.name == "no answer" && op != "PutObject" {
+			continue // five times as long as patience, ten times that for the last request
+		}
+		for _, key := range []string{"new", "there"} {
+			require.NoError(t, putBytes(t, b, "there", []byte("old")))
+			f.set(always(op, p.fault))
+			err := putBytes(t, b, key, content)
+			f.set(nil)
+			if p.name == "lost answer" && (op == "PutObject" || op == "CompleteMultipartUpload") {
+				require.NoError(t, err, p.name)
+				requireContent(t, b, key, content, p.name)
+				require.NoError(t, b.Remove(t.Context(), key))
+				continue
+			}
+			require.Error(t, err, p.name)
+			require.NotErrorIs(t, err, store.ErrNotFound, p.name)
+			require.NotErrorIs(t, err, context.DeadlineExceeded, "%s: not the caller's", p.name)
+			if status, _, _ := strings.Cut(p.name, " "); len(status) == 3 {
+				require.ErrorContains(t, err, "HTTP "+status, p.name)
+			}
+			requireContent(t, b, "there", []byte("old"), p.name)
+			_, err = b.Open(t.Context(), "new")
+			require.ErrorIs(t, err, store.ErrNotFound, p.name)
+		}
+		if op == "CreateMultipartUpload" && p.name == "lost answer" {
+			_, err := b.AbortIncomplete(t.Context(), -time.Minute)
+			require.NoError(t, err)
+		}
+		require.Empty(t, s.Uploads(t), p.name)
 	}
 }
 
@@ -358,25 +370,26 @@ func TestOpenSurvivesWhatPasses(t *testing.T) {
 	b, f, _ := faultyBucket(t)
 	require.NoError(t, putBytes(t, b, "a", small))
 	require.NoError(t, putBytes(t, b, "empty", nil))
-	more := append(passing[:len(passing):len(passing)], []struct {
-		name string
-		fault
-	}{{"cut at 0", cutAt(0)}, {"cut at 5000", cutAt(5000)}, {"hang at 5000", hangAt(5000)}}...)
-	for _, p := range more {
+	bodies := []named{{"cut at 0", cutAt(0)}, {"cut at 5000", cutAt(5000)}, {"hang at 5000", hangAt(5000)}}
+	for _, p := range slices.Concat(passing, bodies) {
 		f.set(first(2, "GetObject", p.fault))
 		requireContent(t, b, "a", small, p.name)
-		f.set(always("GetObject", p.fault))
-		_, err := b.Open(t.Context(), "a")
-		require.Error(t, err, p.name)
-		require.NotErrorIs(t, err, store.ErrNotFound, p.name)
-		_, err = b.Open(t.Context(), "absent")
-		if p.name == "cut at 5000" || p.name == "hang at 5000" {
-			require.ErrorIs(t, err, store.ErrNotFound, "the answer is shorter than that")
-		} else {
-			require.NotErrorIs(t, err, store.ErrNotFound, p.name)
-		}
+		f.set(first(2, "GetObject", p.fault))
+		_, err := b.Open(t.Context(), "absent")
+		require.ErrorIs(t, err, store.ErrNotFound, p.name)
 		f.set(first(2, "HeadObject", p.fault))
 		requireContent(t, b, "empty", nil, p.name)
+		for _, key := range []string{"a", "absent"} {
+			if p.name == "hang at 5000" || p.name == "no answer" && key == "a" {
+				continue // five times as long as patience
+			}
+			f.set(always("GetObject", p.fault))
+			_, err := b.Open(t.Context(), key)
+			require.Error(t, err, p.name)
+			if key == "a" || !strings.HasSuffix(p.name, "5000") { // what says that a file is absent is shorter than that
+				require.NotErrorIs(t, err, store.ErrNotFound, p.name)
+			}
+		}
 	}
 }
 

@@ -23,9 +23,8 @@ import (
 
 const (
 	markHeader      = "X-Amz-Meta-Nixtrap-Put"
-	partsInFlight   = 3         // of one Put, beside the one that is being filled
-	slowest         = 128 << 10 // bytes a second that a request's body must reach
-	completePatient = 10        // times as long as another request: parts may have to be copied
+	partsInFlight   = 3  // of one Put, beside the one that is being filled
+	completePatient = 10 // times as long as another request: parts may have to be copied
 	patience        = 10 * time.Second
 )
 
@@ -115,18 +114,14 @@ func (u *upload) single(ctx context.Context, content []byte) (bucketstore.State,
 	options := u.options()
 	options.DisableContentSha256 = true // the one of the whole is sent, and no chunks' own
 	var stored minio.UploadInfo
-	err := u.retryWrite(ctx, u.timeout(len(content)), func(ctx context.Context) error {
-		body := &lent{r: bytes.NewReader(content)}
+	err := u.retryWrite(ctx, u.stall, func(ctx context.Context, progress func()) error {
+		body := &lent{r: bytes.NewReader(content), progress: progress}
 		defer body.Close()
 		var err error
 		stored, err = u.core.PutObject(ctx, u.bucket, u.name, body, int64(len(content)), "", hex.EncodeToString(sum[:]), options)
 		return err
 	})
 	return u.settle(ctx, stored, err)
-}
-
-func (u *upload) timeout(size int) time.Duration {
-	return u.stall + time.Duration(size)*time.Second/slowest
 }
 
 // settle looks at what lies there now. err is what came of the request that was to publish the content.
@@ -184,7 +179,7 @@ func (u *upload) look(ctx context.Context) (now bucketstore.State, ours bool, er
 // multipart stores content of several parts.
 func (u *upload) multipart(ctx context.Context, first part) (bucketstore.State, error) {
 	var id string
-	err := u.retryWrite(ctx, u.stall, func(ctx context.Context) error {
+	err := u.retryWrite(ctx, u.stall, func(ctx context.Context, _ func()) error {
 		var err error
 		if id, err = u.core.NewMultipartUpload(ctx, u.bucket, u.name, u.options()); err == nil && id == "" {
 			err = errNotS3
@@ -259,8 +254,8 @@ func (u *upload) sendParts(ctx context.Context, id string, p part) ([]minio.Comp
 
 func (u *upload) send(ctx context.Context, id string, number int, content []byte) (etag string, err error) {
 	sum := sha256.Sum256(content)
-	err = u.retryWrite(ctx, u.timeout(len(content)), func(ctx context.Context) error {
-		body := &lent{r: bytes.NewReader(content)}
+	err = u.retryWrite(ctx, u.stall, func(ctx context.Context, progress func()) error {
+		body := &lent{r: bytes.NewReader(content), progress: progress}
 		defer body.Close()
 		sent, err := u.core.PutObjectPart(ctx, u.bucket, u.name, id, number, body, int64(len(content)),
 			minio.PutObjectPartOptions{Sha256Hex: hex.EncodeToString(sum[:]), DisableContentSha256: true})
@@ -274,6 +269,8 @@ func (u *upload) send(ctx context.Context, id string, number int, content []byte
 
 // lent reads a buffer that will be another's: net/http may go on reading a body after it has answered.
 type lent struct {
+	progress func()
+
 	mu sync.Mutex
 	r  *bytes.Reader // nil: taken back; guarded by mu
 }
@@ -284,6 +281,7 @@ func (l *lent) Read(p []byte) (int, error) {
 	if l.r == nil {
 		return 0, errors.New("s3: request has ended")
 	}
+	l.progress()
 	return l.r.Read(p)
 }
 
@@ -298,7 +296,7 @@ func (l *lent) Close() error {
 // complete publishes. A second attempt after a lost answer finds no such upload: then what is there decides.
 func (u *upload) complete(ctx context.Context, id string, all []minio.CompletePart) (minio.UploadInfo, error) {
 	var stored minio.UploadInfo
-	err := u.retryWrite(ctx, completePatient*u.stall, func(ctx context.Context) error {
+	err := u.retryWrite(ctx, completePatient*u.stall, func(ctx context.Context, _ func()) error {
 		var err error
 		stored, err = u.core.CompleteMultipartUpload(ctx, u.bucket, u.name, id, all, minio.PutObjectOptions{})
 		return err
@@ -404,7 +402,7 @@ func (s *parts) readSome(ctx context.Context, p []byte) (n int, last bool, err e
 			return 0, false, err
 		}
 		n, err := s.content.Read(p)
-		if err == io.EOF { //nolint:errorlint // one that is wrapped is an error of content's
+		if err == io.EOF { // one that is wrapped is an error of content's
 			return n, true, nil
 		}
 		if err != nil {

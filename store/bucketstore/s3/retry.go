@@ -27,7 +27,7 @@ type permanent struct{ error }
 func (p permanent) Unwrap() error { return p.error }
 
 // retry calls f, which must be a request that may be made twice, until it succeeds or another attempt is no use.
-// Each attempt has so much time. The error is f's, or ctx's.
+// Each attempt has so much time, or any where that is 0. The error is f's, or ctx's.
 func (b *Bucket) retry(ctx context.Context, timeout time.Duration, f func(context.Context) error) error {
 	for attempt := 1; ; attempt++ {
 		err := try(ctx, timeout, f)
@@ -43,12 +43,15 @@ func (b *Bucket) retry(ctx context.Context, timeout time.Duration, f func(contex
 	}
 }
 
-// retryWrite is retry for a request that changes something. Where ctx ends meanwhile the attempt still gets some time
-// to its end: of one that is cut nobody can say what it did, and an abort that overtakes a part may leave it behind.
-func (b *Bucket) retryWrite(ctx context.Context, timeout time.Duration, f func(context.Context) error) error {
-	return b.retry(ctx, timeout, func(context.Context) error {
-		lingering, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
+// retryWrite is retry for a request that changes something. timeout is how long it may go without progress, which is an
+// answer or a call of the function that f is given. Where ctx ends meanwhile the attempt still gets some time to its
+// end: of one that is cut nobody can say what it did, and an abort that overtakes a part may leave it behind.
+func (b *Bucket) retryWrite(ctx context.Context, timeout time.Duration, f func(context.Context, func()) error) error {
+	return b.retry(ctx, 0, func(context.Context) error {
+		lingering, cancel := context.WithCancel(context.WithoutCancel(ctx))
 		defer cancel()
+		stalled := time.AfterFunc(timeout, cancel)
+		defer stalled.Stop()
 		stop := context.AfterFunc(ctx, func() {
 			select {
 			case <-time.After(min(patience, b.stall)):
@@ -57,7 +60,7 @@ func (b *Bucket) retryWrite(ctx context.Context, timeout time.Duration, f func(c
 			}
 		})
 		defer stop()
-		err := f(lingering)
+		err := f(lingering, func() { stalled.Reset(timeout) })
 		if err != nil && lingering.Err() != nil {
 			return errStalled
 		}
@@ -69,7 +72,10 @@ func try(ctx context.Context, timeout time.Duration, f func(context.Context) err
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	limited, cancel := context.WithTimeout(ctx, timeout)
+	limited, cancel := ctx, context.CancelFunc(func() {})
+	if timeout > 0 {
+		limited, cancel = context.WithTimeout(ctx, timeout)
+	}
 	defer cancel()
 	err := f(limited)
 	switch {

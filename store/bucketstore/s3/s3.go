@@ -39,7 +39,8 @@
 //
 // Each request is one that may be made twice. It is made up to five times, if the answer is 408, 429 or 5xx (not 501)
 // or none: after 0.2, 0.4, 0.8 and 1.6 s, half of that at random, and five times as long where the server asked to slow
-// down. An answer, or the next bytes of one, may take 30 s.
+// down. An answer, or
+// the next bytes either way, may take 30 s, and the answer to a multipart upload's last request ten times as long.
 //
 // # Limits
 //
@@ -174,7 +175,7 @@ func (b *Bucket) Remove(ctx context.Context, key string) error {
 	if !ok {
 		return nil
 	}
-	err := b.retryWrite(ctx, b.stall, func(ctx context.Context) error {
+	err := b.retryWrite(ctx, b.stall, func(ctx context.Context, _ func()) error {
 		return b.core.RemoveObject(ctx, b.bucket, name, minio.RemoveObjectOptions{})
 	})
 	if err != nil && !isAbsent(err) {

@@ -49,8 +49,10 @@ func ParseURL(text string) (*Options, error) {
 	if err := o.setScheme(scheme); err != nil {
 		return nil, err
 	}
-	_, err = o.withDefaults()
-	return o, err
+	if _, err := o.withDefaults(); err != nil {
+		return nil, err
+	}
+	return o, nil
 }
 
 func (o *Options) set(name, value string) error {
