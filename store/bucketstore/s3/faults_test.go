@@ -557,3 +557,23 @@ func list(t *testing.T, b *s3.Bucket, prefix string, ctx context.Context) error 
 	}
 	return nil
 }
+
+// TestMemoryIsTakenBack has a transport that goes on reading a body after it has answered, as net/http's may: by then
+// the memory may be another's.
+func TestMemoryIsTakenBack(t *testing.T) {
+	b, f, _ := faultyBucket(t)
+	for op, content := range map[string][]byte{"PutObject": large[:s3.MinPartSize], "UploadPart": large} {
+		bodies := make(chan io.Reader, 100)
+		f.set(always(op, func(next http.RoundTripper, r *http.Request) (*http.Response, error) {
+			bodies <- r.Body
+			r.Body = nil
+			return answer(400, "InvalidRequest")(next, r)
+		}))
+		require.Error(t, putBytes(t, b, "a", content), op)
+		f.set(nil)
+		body := <-bodies
+		_, err := body.Read(make([]byte, 1))
+		require.Error(t, err, op)
+		require.NotErrorIs(t, err, io.EOF, "%s: what is cut must not look whole", op)
+	}
+}

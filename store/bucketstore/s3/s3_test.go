@@ -46,6 +46,7 @@ func open(t *testing.T, o *s3.Options) *s3.Bucket {
 }
 
 func TestBucketConforms(t *testing.T) {
+	t.Parallel()
 	filestest.TestFiles(t, func(t *testing.T) bucketstore.Files {
 		s := s3test.Start(t)
 		t.Cleanup(func() { require.Empty(t, s.Uploads(t), "multipart uploads that were left") })
@@ -54,6 +55,7 @@ func TestBucketConforms(t *testing.T) {
 }
 
 func TestFolderOfABucketConforms(t *testing.T) {
+	t.Parallel()
 	filestest.TestFiles(t, func(t *testing.T) bucketstore.Files {
 		s := s3test.Start(t)
 		others := open(t, options(s))
