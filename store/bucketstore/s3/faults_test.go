@@ -312,12 +312,13 @@ func TestPutThatFailsLeavesWhatWas(t *testing.T) {
 
 func testPutFails(t *testing.T, op string, content []byte) {
 	b, f, s := faultyBucket(t)
+	old := filestest.Content(3, len(content)) // not to be told from the new by its size
 	for _, p := range slices.Concat(passing, final) {
 		if p.name == "no answer" && op != "PutObject" {
 			continue // five times as long as patience, ten times that for the last request
 		}
 		for _, key := range []string{"new", "there"} {
-			require.NoError(t, putBytes(t, b, "there", []byte("old")))
+			require.NoError(t, putBytes(t, b, "there", old))
 			f.set(always(op, p.fault))
 			err := putBytes(t, b, key, content)
 			f.set(nil)
@@ -333,7 +334,7 @@ func testPutFails(t *testing.T, op string, content []byte) {
 			if status, _, _ := strings.Cut(p.name, " "); len(status) == 3 {
 				require.ErrorContains(t, err, "HTTP "+status, p.name)
 			}
-			requireContent(t, b, "there", []byte("old"), p.name)
+			requireContent(t, b, "there", old, p.name)
 			_, err = b.Open(t.Context(), "new")
 			require.ErrorIs(t, err, store.ErrNotFound, p.name)
 		}
@@ -541,6 +542,30 @@ func TestAContextEndsThePauses(t *testing.T) {
 		}))
 		require.ErrorIs(t, do(ctx), context.Canceled, op)
 		require.Equal(t, 1, f.times(op), op)
+	}
+}
+
+// TestACancelledPutEndsWhatItHasBegun has a context that ends with a request on its way: what that does is known then.
+func TestACancelledPutEndsWhatItHasBegun(t *testing.T) {
+	b, f, s := faultyBucket(t)
+	for _, c := range uploads {
+		ctx, cancel := context.WithCancel(t.Context())
+		f.set(always(c.op, func(next http.RoundTripper, r *http.Request) (*http.Response, error) {
+			cancel()
+			return next.RoundTrip(r)
+		}))
+		_, err := b.Put(ctx, "a", bytes.NewReader(c.content), -1)
+		f.set(nil)
+		if c.op == "CreateMultipartUpload" || c.op == "UploadPart" {
+			require.ErrorIs(t, err, context.Canceled, c.op)
+			_, err = b.Open(t.Context(), "a")
+			require.ErrorIs(t, err, store.ErrNotFound, c.op)
+		} else {
+			require.NoError(t, err, c.op)
+			requireContent(t, b, "a", c.content, c.op)
+			require.NoError(t, b.Remove(t.Context(), "a"))
+		}
+		require.Empty(t, s.Uploads(t), c.op)
 	}
 }
 
