@@ -107,8 +107,8 @@ func (c *Catalog) DeletePath(ctx context.Context, cache string, hash narinfo.Has
 	var v Victim
 	found := false
 	err := c.do(ctx, reading, func(t *tx) (err error) {
-		found, err = t.row(`SELECT id FROM paths WHERE cache = $1 AND hash = $2 AND attempt = 0 AND state = $3`,
-			[]any{cache, string(hash), Live}, &v.ID)
+		found, err = t.row(`SELECT id FROM paths WHERE cache = $1 AND hash = $2 AND attempt = 0`,
+			[]any{cache, string(hash)}, &v.ID)
 		return err
 	})
 	if err != nil {
@@ -178,7 +178,7 @@ func (t *tx) condemn(c *Catalog, victims []*victim) error {
 	if condemned == nil {
 		return nil
 	}
-	_, err := t.exec(`UPDATE paths SET state = $2, until = $3 WHERE id IN `+t.dialect.numbers("$1"), asJSON(condemned), Deleting,
+	_, err := t.exec(`UPDATE paths SET state = $2, attempt = -1, until = $3 WHERE id IN `+t.dialect.numbers("$1"), asJSON(condemned), Deleting,
 		t.now+c.lease.Milliseconds())
 	return err
 }
@@ -209,7 +209,7 @@ func (t *tx) lockVictims(c *Catalog, byID map[int64]*victim, list string) error 
 		return err
 	}
 	var id int64
-	return t.each(`SELECT v.id FROM paths v JOIN paths p ON p.cache = v.cache AND p.hash = v.hash AND p.attempt <> 0
+	return t.each(`SELECT v.id FROM paths v JOIN paths p ON p.cache = v.cache AND p.hash = v.hash AND p.attempt > 0
 		WHERE v.id IN `+t.dialect.numbers("$1"), []any{list}, []any{&id}, func() error {
 		if v := byID[id]; v.err == nil {
 			v.err = fmt.Errorf("%w: %s", ErrPublishing, v.path)

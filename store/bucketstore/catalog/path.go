@@ -28,7 +28,7 @@ type Path struct {
 
 const selectPaths = `SELECT paths.id, paths.cache, paths.path, archives.key, paths.nar_hash, paths.nar_size, archives.file_size,
 	paths.deriver, paths.refs, paths.uploader, paths.created, paths.last_used, paths.leased_until
-	FROM paths JOIN archives ON archives.id = paths.archive WHERE paths.attempt = 0 AND paths.state = 2`
+	FROM paths JOIN archives ON archives.id = paths.archive WHERE paths.attempt = 0`
 
 func (t *tx) paths(conditions string, args []any, f func(id int64, p *Path) error) error {
 	var id, created, used, leased int64
@@ -102,8 +102,8 @@ func (c *Catalog) Missing(ctx context.Context, cache string, hashes []narinfo.Ha
 	live := make(map[string]bool, len(hashes))
 	err := c.do(ctx, reading, func(t *tx) error {
 		var hash string
-		return t.each(`SELECT hash FROM paths WHERE cache = $1 AND hash IN `+t.dialect.texts("$2")+` AND attempt = 0 AND state = $3`,
-			[]any{cache, asJSON(hashes), Live}, []any{&hash}, func() error {
+		return t.each(`SELECT hash FROM paths WHERE cache = $1 AND hash IN `+t.dialect.texts("$2")+` AND attempt = 0`,
+			[]any{cache, asJSON(hashes)}, []any{&hash}, func() error {
 				live[hash] = true
 				return nil
 			})

@@ -24,8 +24,8 @@ type Pin struct {
 func (c *Catalog) Pin(ctx context.Context, cache, name string, path narinfo.StorePath, by string, expires time.Time) error {
 	return c.do(ctx, writing, func(t *tx) error {
 		var known narinfo.StorePath
-		_, err := t.row(`SELECT path FROM paths WHERE cache = $1 AND hash = $2 AND attempt = 0 AND state = $3`+t.dialect.forShare(),
-			[]any{cache, string(path.HashPart()), Live}, &known)
+		_, err := t.row(`SELECT path FROM paths WHERE cache = $1 AND hash = $2 AND attempt = 0`+t.dialect.forShare(),
+			[]any{cache, string(path.HashPart())}, &known)
 		if err != nil {
 			return err
 		}

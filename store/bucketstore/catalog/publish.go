@@ -172,8 +172,8 @@ func (t *tx) requireReferences(p *Publication, references []narinfo.StorePath, e
 	for i, r := range references {
 		hashes[i] = r.HashPart()
 	}
-	err := t.each(`SELECT path FROM paths WHERE cache = $1 AND hash IN `+t.dialect.texts("$2")+` AND attempt = 0 AND state = $3
-		ORDER BY id`+t.dialect.forShare(), []any{p.Cache, asJSON(hashes), Live}, []any{&path}, func() error {
+	err := t.each(`SELECT path FROM paths WHERE cache = $1 AND hash IN `+t.dialect.texts("$2")+` AND attempt = 0
+		ORDER BY id`+t.dialect.forShare(), []any{p.Cache, asJSON(hashes)}, []any{&path}, func() error {
 		live[path] = true
 		return nil
 	})
@@ -264,7 +264,7 @@ func (t *tx) replace(settled, mine *pathRow) error {
 	}
 	_, err := t.exec(`UPDATE paths SET (path, archive, nar_hash, nar_size, deriver, refs, uploader, created) =
 		(SELECT path, archive, nar_hash, nar_size, deriver, refs, uploader, created FROM paths AS mine WHERE mine.id = $2),
-		state = $3, until = 0, last_used = CASE WHEN last_used < $4 THEN $4 ELSE last_used END WHERE id = $1`,
+		state = $3, attempt = 0, until = 0, last_used = CASE WHEN last_used < $4 THEN $4 ELSE last_used END WHERE id = $1`,
 		settled.id, mine.id, Live, mine.used)
 	if err != nil {
 		return err
@@ -310,8 +310,31 @@ func (t *tx) refer(row *pathRow) error {
 	if row.refs == "" {
 		return nil
 	}
-	_, err := t.exec(`INSERT INTO referrers (cache, hash, referrer) SELECT CAST($1 AS TEXT), r.hash, CAST($2 AS BIGINT) FROM
-		(SELECT `+t.dialect.rows("$3")+`) AS r`, row.cache, row.id, asJSON(unpacked(row.refs)))
+	return t.addReferrers(row.cache, referrers(row))
+}
+
+// referrer is a hash part and the id of a path that refers to it.
+type referrer struct {
+	hash narinfo.HashPart
+	id   int64
+}
+
+// MarshalJSON writes it as Dialect.pairs reads it. A hash part has nothing to escape.
+func (r referrer) MarshalJSON() ([]byte, error) {
+	return fmt.Appendf(nil, `["%s",%d]`, r.hash, r.id), nil
+}
+
+func referrers(row *pathRow) []referrer {
+	var all []referrer
+	for _, hash := range unpacked(row.refs) {
+		all = append(all, referrer{hash, row.id})
+	}
+	return all
+}
+
+func (t *tx) addReferrers(cache string, all []referrer) error {
+	_, err := t.exec(`INSERT INTO referrers (cache, hash, referrer) SELECT CAST($1 AS TEXT), hash, referrer FROM `+
+		t.dialect.pairs("$2"), cache, asJSON(all))
 	return err
 }
 

@@ -1,8 +1,11 @@
 package catalog
 
 import (
+	"cmp"
 	"context"
 	"iter"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/voidnxlab/nixtrap/narinfo"
@@ -34,22 +37,42 @@ func (c *Catalog) Rebuild(ctx context.Context, found iter.Seq2[Found, error]) er
 		if taken {
 			return ErrNotEmpty
 		}
+		byCache := make(map[string][]referrer)
 		for f, err := range found {
 			if err == nil {
 				err = ctx.Err()
 			}
-			if err == nil {
-				err = t.enter(&f)
-			}
 			if err != nil {
 				return err
 			}
+			row, err := t.enter(&f)
+			if err != nil {
+				return err
+			}
+			byCache[row.cache] = append(byCache[row.cache], referrers(row)...)
 		}
-		return nil
+		return t.enterReferrers(byCache)
 	})
 }
 
-func (t *tx) enter(f *Found) error {
+// enterReferrers adds them sorted: a tree that grows at its end alone costs a tenth.
+func (t *tx) enterReferrers(byCache map[string][]referrer) error {
+	const atOnce = 10_000
+	for cache, all := range byCache {
+		slices.SortFunc(all, func(a, b referrer) int {
+			return cmp.Or(strings.Compare(string(a.hash), string(b.hash)), cmp.Compare(a.id, b.id))
+		})
+		for some := range slices.Chunk(all, atOnce) {
+			if err := t.addReferrers(cache, some); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// enter returns a row without references if another one has the path's place.
+func (t *tx) enter(f *Found) (*pathRow, error) {
 	key := f.Archive
 	if key == "" {
 		key = f.Info.URL
@@ -63,20 +86,20 @@ func (t *tx) enter(f *Found) error {
 		compressionOf(f.Info), modified,
 	}, &archive)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := t.hold(archive, f.Cache, ""); err != nil {
-		return err
+		return nil, err
 	}
-	row := pathRow{slot: slot{f.Cache, f.Info.StorePath.HashPart()}, refs: packed(others(f.Info))}
+	row := &pathRow{slot: slot{f.Cache, f.Info.StorePath.HashPart()}, refs: packed(others(f.Info))}
 	inserted, err := t.row(`INSERT INTO paths (cache, hash, attempt, state, path, archive, nar_hash, nar_size, deriver, refs,
 		uploader, created, last_used, leased_until, until) VALUES ($1, $2, 0, $3, $4, $5, $6, $7, $8, $9, '', $10, $10, 0, 0)
 		ON CONFLICT (cache, hash, attempt) DO NOTHING RETURNING id`, []any{
 		row.cache, string(row.hash), Live, string(f.Info.StorePath), archive, f.Info.NarHash.String(), f.Info.NarSize,
 		string(f.Info.Deriver), row.refs, modified,
 	}, &row.id)
-	if err != nil || !inserted {
-		return err
+	if !inserted {
+		row.refs = ""
 	}
-	return t.refer(&row)
+	return row, err
 }

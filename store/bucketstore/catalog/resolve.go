@@ -76,7 +76,7 @@ func (t *tx) resolve(s slot, info *narinfo.Info) error {
 	for i, r := range inDoubt {
 		if i == 0 && !settled {
 			// If there is a file, it is nobody's. Somebody has to remove it before its place is free.
-			_, err = t.exec(`UPDATE paths SET state = $2, attempt = 0, until = $3 WHERE id = $1`, r.id, Deleting, t.now)
+			_, err = t.exec(`UPDATE paths SET state = $2, attempt = -1, until = $3 WHERE id = $1`, r.id, Deleting, t.now)
 		} else {
 			err = t.forgetPath(&r)
 		}

@@ -35,7 +35,7 @@ var migrations = []string{
 	  id ID,
 	  cache TEXT NOT NULL,
 	  hash TEXT NOT NULL,                  -- the path's hash part
-	  attempt BIGINT NOT NULL,             -- 0, or a number of its own while it is being published
+	  attempt BIGINT NOT NULL,             -- 0 live, -1 being deleted, or a number of its own while published: an index says it all
 	  state INTEGER NOT NULL,              -- publishing, live, deleting
 	  path TEXT NOT NULL,
 	  archive BIGINT NOT NULL REFERENCES archives (id),

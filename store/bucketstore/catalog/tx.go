@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	// ending is how long a COMMIT or ROLLBACK may take. Neither ends with its caller's context: a commit that was cut off
-	// would leave the caller not knowing.
+	// ending is how long a COMMIT or ROLLBACK may take on a server, and what else is done at an end. It does not end with
+	// its caller's context: a commit that was cut off would leave the caller not knowing.
 	ending = 30 * time.Second
 	// beginnings is how often a transaction is begun anew on another connection: after a restart of the database every
 	// connection of a pool is broken, and says so when it is used.
@@ -62,8 +62,12 @@ func (c *Catalog) once(ctx context.Context, k kind, f func(*tx) error) (err erro
 		// Its statements are short, and watching a context costs more than they do.
 		t.ctx = context.WithoutCancel(ctx)
 	}
-	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), ending)
-	defer cancel()
+	end := context.WithoutCancel(ctx)
+	if c.dialect != SQLite { // whose commit may have a lot to write, and cannot hang otherwise
+		var cancel context.CancelFunc
+		end, cancel = context.WithTimeout(end, ending)
+		defer cancel()
+	}
 	done := false
 	defer func() {
 		if !done { // f failed or panicked

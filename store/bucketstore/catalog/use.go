@@ -84,8 +84,8 @@ func (t *tx) touch(touched map[slot]time.Time) error {
 	}
 	for _, cache := range slices.Sorted(maps.Keys(hashes)) {
 		_, err := t.exec(`UPDATE paths SET last_used = $1 WHERE id IN (SELECT id FROM paths WHERE cache = $2 AND hash IN `+
-			t.dialect.texts("$3")+` AND attempt = 0 AND state = $4 AND last_used < $1 ORDER BY id`+t.dialect.forUpdate()+`)`,
-			latest[cache], cache, asJSON(hashes[cache]), Live)
+			t.dialect.texts("$3")+` AND attempt = 0 AND last_used < $1 ORDER BY id`+t.dialect.forUpdate()+`)`,
+			latest[cache], cache, asJSON(hashes[cache]))
 		if err != nil {
 			return err
 		}
@@ -102,9 +102,9 @@ func (c *Catalog) Lease(ctx context.Context, cache string, hashes []narinfo.Hash
 		leased = make(map[string]bool, len(hashes))
 		var hash string
 		return t.each(`UPDATE paths SET leased_until = CASE WHEN leased_until < $1 THEN $1 ELSE leased_until END WHERE id IN
-			(SELECT id FROM paths WHERE cache = $2 AND hash IN `+t.dialect.texts("$3")+` AND attempt = 0 AND state = $4
+			(SELECT id FROM paths WHERE cache = $2 AND hash IN `+t.dialect.texts("$3")+` AND attempt = 0
 			ORDER BY id`+t.dialect.forUpdate()+`) RETURNING hash`,
-			[]any{milliseconds(until), cache, asJSON(hashes), Live}, []any{&hash}, func() error {
+			[]any{milliseconds(until), cache, asJSON(hashes)}, []any{&hash}, func() error {
 				leased[hash] = true
 				return nil
 			})
