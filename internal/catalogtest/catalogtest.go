@@ -39,13 +39,14 @@ func (c *Clock) Advance(d time.Duration) { c.at.Add(d.Milliseconds()) }
 
 // Database is one that any number of catalogs may be opened in.
 type Database struct {
-	open func(ctx context.Context, o *catalog.Options) (*catalog.Catalog, func() error, error)
+	// OpenWithout opens a catalog without a test; the caller calls what it returns to close it.
+	OpenWithout func(ctx context.Context, o *catalog.Options) (*catalog.Catalog, func() error, error)
 }
 
 // Open opens a catalog that the test's end closes.
 func (d Database) Open(t testing.TB, o *catalog.Options) *catalog.Catalog {
 	t.Helper()
-	c, closed, err := d.open(t.Context(), o)
+	c, closed, err := d.OpenWithout(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -78,7 +78,19 @@ func (s *Server) Database(t testing.TB) string {
 // Restart ends the server as a crash would, cutting every connection, and starts it again.
 func (s *Server) Restart(t testing.TB) {
 	t.Helper()
+	s.Stop(t)
+	s.start(t)
+}
+
+// Stop ends the server as a crash would, until Again.
+func (s *Server) Stop(t testing.TB) {
+	t.Helper()
 	s.stop(t, syscall.SIGQUIT)
+}
+
+// Again starts a stopped server.
+func (s *Server) Again(t testing.TB) {
+	t.Helper()
 	s.start(t)
 }
 
@@ -123,7 +135,7 @@ func (s *Server) stop(t testing.TB, signal syscall.Signal) {
 	if err := s.cmd.Process.Signal(signal); err != nil {
 		t.Errorf("pgtest: %v", err)
 	}
-	<-s.exited
+	_ = <-s.exited // it was told to: how is of no interest
 }
 
 func (s *Server) run(t testing.TB, program string, args ...string) {

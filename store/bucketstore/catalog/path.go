@@ -63,7 +63,7 @@ func (c *Catalog) Path(ctx context.Context, cache string, hash narinfo.HashPart)
 }
 
 // pageSize is how many paths are read at a time.
-const pageSize = 1000
+const pageSize = 250
 
 // Paths yields the live paths of a cache, ordered by hash part, after the one given; "" is before all. It reads them in
 // pages, so that no transaction stays open while the caller works: a path that comes or goes meanwhile may be in it or
@@ -100,10 +100,11 @@ func (c *Catalog) Paths(ctx context.Context, cache string, after narinfo.HashPar
 // Missing returns those of the hash parts that are not live paths of the cache, in the order given.
 func (c *Catalog) Missing(ctx context.Context, cache string, hashes []narinfo.HashPart) ([]narinfo.HashPart, error) {
 	live := make(map[string]bool, len(hashes))
+	sorted := slices.Sorted(slices.Values(hashes)) // neighbours in the index are on one page
 	err := c.do(ctx, reading, func(t *tx) error {
 		var hash string
 		return t.each(`SELECT hash FROM paths WHERE cache = $1 AND hash IN `+t.dialect.texts("$2")+` AND attempt = 0`,
-			[]any{cache, asJSON(hashes)}, []any{&hash}, func() error {
+			[]any{cache, asJSON(sorted)}, []any{&hash}, func() error {
 				live[hash] = true
 				return nil
 			})
