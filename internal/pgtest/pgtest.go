@@ -32,7 +32,7 @@ type Server struct {
 	dir       string // holds the data and the socket
 	owner     *syscall.Credential
 	cmd       *exec.Cmd
-	exited    chan error
+	exited    chan struct{} // closed when it has ended
 	databases atomic.Int64
 }
 
@@ -108,7 +108,7 @@ func (s *Server) start(t testing.TB) {
 		"-c", "fsync=off", "-c", "max_connections=200", "-c", "shared_buffers=32MB")
 	s.cmd.Stdout, s.cmd.Stderr = log, log
 	started := make(chan error, 1)
-	s.exited = make(chan error, 1)
+	s.exited = make(chan struct{})
 	go runTied(s.cmd, started, s.exited)
 	if err := <-started; err != nil {
 		t.Fatal(err)
@@ -135,7 +135,7 @@ func (s *Server) stop(t testing.TB, signal syscall.Signal) {
 	if err := s.cmd.Process.Signal(signal); err != nil {
 		t.Errorf("pgtest: %v", err)
 	}
-	_ = <-s.exited // it was told to: how is of no interest
+	<-s.exited
 }
 
 func (s *Server) run(t testing.TB, program string, args ...string) {

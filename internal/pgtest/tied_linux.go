@@ -7,13 +7,14 @@ import (
 )
 
 // runTied runs cmd to its end; the kernel ends it when this process is killed, so that no test leaves a server behind.
-func runTied(cmd *exec.Cmd, started, exited chan<- error) {
+func runTied(cmd *exec.Cmd, started chan<- error, exited chan<- struct{}) {
 	runtime.LockOSThread() // the signal comes when the thread that started cmd ends
 	defer runtime.UnlockOSThread()
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGQUIT
 	err := cmd.Start()
 	started <- err
 	if err == nil {
-		exited <- cmd.Wait()
+		_ = cmd.Wait() // it is told to end by a signal, which is an error
 	}
+	close(exited)
 }
