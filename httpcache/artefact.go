@@ -95,6 +95,7 @@ func (a *answer) serveArtefact(c *content) error {
 	}
 	if f.Size >= 0 {
 		whole := fileContent(f, c.mime, c.cache)
+		whole.etag = c.etag
 		if !f.Hash.IsZero() {
 			whole.etag = strconv.Quote(f.Hash.Base32())
 		}

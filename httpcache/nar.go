@@ -85,7 +85,7 @@ func (h *Handler) nar(name narName) resolver {
 			return h.artefact(info, name.encoder)
 		}
 		if name.ext != "" {
-			return h.archive(ctx, info, name.ext)
+			return h.archive(info, name.ext)
 		}
 		return h.identity(info, cache), nil
 	}
@@ -104,7 +104,7 @@ func (h *Handler) identity(info *narinfo.Info, cache string) *content {
 
 // archive is the store's own compressed file. Without a FileHash nothing vouches for its bytes staying as they are
 // under their name, so it has no ETag then and a range of it no condition to stand on.
-func (h *Handler) archive(ctx context.Context, info *narinfo.Info, ext string) (*content, error) {
+func (h *Handler) archive(info *narinfo.Info, ext string) (*content, error) {
 	if ext != h.archiveExt(info) {
 		return nil, notFound("%q is not kept as %q", info.StorePath, ext)
 	}
@@ -113,11 +113,9 @@ func (h *Handler) archive(ctx context.Context, info *narinfo.Info, ext string) (
 	}
 	c := &content{mime: mimeNAR, cache: cacheForever, size: info.FileSize, file: open}
 	if info.FileSize == 0 {
-		f, err := open(ctx)
-		if err != nil {
-			return nil, err
-		}
-		c = fileContent(f, mimeNAR, cacheForever)
+		// Only who opens it learns the size, or that nobody knows it yet. A HEAD must do without, for to open an archive
+		// may be to fetch it.
+		c = &content{mime: mimeNAR, cache: cacheForever, size: -1, ranges: true, made: open}
 	}
 	if !info.FileHash.IsZero() {
 		c.etag = strconv.Quote(info.FileHash.Base32())
