@@ -50,7 +50,7 @@ func (r *Reader) Read(p []byte) (n int, err error) {
 	default:
 		n, r.err = r.readSized(p)
 	}
-	if n > 0 && r.err != nil && r.err != io.EOF {
+	if n > 0 && r.err != nil && !isEnd(r.err) {
 		return n, nil // the error comes next
 	}
 	return n, r.err
@@ -69,6 +69,11 @@ func (r *Reader) readSized(p []byte) (int, error) {
 		return n, corrupt("ends %d bytes early", r.size-r.read)
 	}
 	return n, err
+}
+
+// isEnd is true for a bare io.EOF: one that is wrapped is somebody's failure.
+func isEnd(err error) bool {
+	return err == io.EOF //nolint:errorlint // see above
 }
 
 // readHolding keeps one byte back, for only the end tells which is the last.
@@ -129,7 +134,7 @@ func (r *Reader) prove(err error) error {
 			return corrupt("goes on after %d bytes", r.size)
 		}
 	}
-	if err != io.EOF {
+	if !isEnd(err) {
 		return err
 	}
 	got, err := narinfo.NewHash(narinfo.SHA256, r.hash.Sum(nil))
@@ -222,7 +227,7 @@ type judgedReader struct {
 
 func (j judgedReader) Read(p []byte) (int, error) {
 	n, err := j.dec.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !isEnd(err) {
 		err = j.watched.judge(err)
 	}
 	return n, err

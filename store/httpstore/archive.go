@@ -91,10 +91,7 @@ func (a *archive) Read(p []byte) (int, error) {
 	n, err := a.stream.Read(p)
 	a.pos += int64(n)
 	a.at = a.pos
-	if err != nil && err != io.EOF {
-		err = a.store.blame(a.info, err)
-	}
-	return n, err
+	return n, a.store.blame(a.info, err)
 }
 
 // fill reads the whole archive into a temporary file that has no name any more.

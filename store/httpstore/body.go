@@ -89,10 +89,10 @@ func (b *body) request(header http.Header, probe bool) error {
 	ctx, cancel := context.WithCancelCause(b.ctx)
 	b.during, b.cancel = ctx, cancel
 	b.stall = time.AfterFunc(b.store.opts.StallTimeout, func() { cancel(errStalled) })
-	resp, err := b.store.send(ctx, b.url, header, probe)
+	resp, err := b.store.send(ctx, b.url, header, probe) //nolint:bodyclose // drop closes it
 	b.stall.Stop()
 	if err != nil {
-		if context.Cause(ctx) == errStalled {
+		if errors.Is(context.Cause(ctx), errStalled) {
 			err = fmt.Errorf("httpstore: %s: %w", b.store, errStalled)
 		}
 		cancel(nil)
@@ -127,7 +127,7 @@ func (b *body) Read(p []byte) (int, error) {
 		}
 		switch {
 		case err == nil:
-		case err == io.EOF && (b.size < 0 || b.offset == b.size):
+		case err == io.EOF && (b.size < 0 || b.offset == b.size): //nolint:errorlint // a wrapped one is a failure
 			b.err = io.EOF
 		default:
 			b.err = b.resume(err)
@@ -143,7 +143,7 @@ func (b *body) readOnce(p []byte) (int, error) {
 	b.stall.Reset(b.store.opts.StallTimeout)
 	n, err := b.resp.Body.Read(p)
 	b.stall.Stop()
-	if err != nil && err != io.EOF && context.Cause(b.during) == errStalled {
+	if err != nil && err != io.EOF && errors.Is(context.Cause(b.during), errStalled) {
 		err = errStalled
 	}
 	return n, err
@@ -152,7 +152,7 @@ func (b *body) readOnce(p []byte) (int, error) {
 // resume takes the file up again after it was cut by cause, or returns why not.
 func (b *body) resume(cause error) error {
 	b.drop()
-	if cause == io.EOF {
+	if errors.Is(cause, io.EOF) {
 		cause = io.ErrUnexpectedEOF
 	}
 	cause = fmt.Errorf("httpstore: %s: %q cut after %d bytes: %w", b.store, b.url.Path, b.offset, cause)

@@ -88,10 +88,7 @@ type narReader struct {
 // Read implements io.Reader.
 func (r *narReader) Read(p []byte) (int, error) {
 	n, err := r.nar.Read(p)
-	if err != nil && err != io.EOF {
-		err = r.store.blame(r.info, err)
-	}
-	return n, err
+	return n, r.store.blame(r.info, err)
 }
 
 // Close implements io.Closer. A second Close does nothing.

@@ -151,7 +151,7 @@ func orDefault[T comparable](v *T, def T) {
 }
 
 // newTransport is the standard library's default with room for many look-ups over HTTP/1.1, and without decoding behind
-// our back.
+// our back. Connections are not limited: a look-up that waited for a download to end would be taken for a failure.
 func newTransport() *http.Transport {
 	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
 	return &http.Transport{
@@ -161,7 +161,6 @@ func newTransport() *http.Transport {
 		DisableCompression:     true,
 		MaxIdleConns:           64,
 		MaxIdleConnsPerHost:    32,
-		MaxConnsPerHost:        128,
 		IdleConnTimeout:        90 * time.Second,
 		TLSHandshakeTimeout:    10 * time.Second,
 		ExpectContinueTimeout:  time.Second,

@@ -17,7 +17,11 @@ import (
 
 const userAgent = "nixtrap"
 
+// checkRedirect lets go of the credentials where the standard library would still give them to a subdomain.
 func checkRedirect(r *http.Request, via []*http.Request) error {
+	if r.URL.Host != via[0].URL.Host {
+		r.Header.Del("Authorization")
+	}
 	if len(via) > 5 {
 		return errors.New("more than five redirects")
 	}

@@ -72,7 +72,7 @@ func newLogReader(b *body) (*logReader, error) {
 	}
 	buffered := bufio.NewReader(src)
 	head, err := buffered.Peek(narfile.MagicSize)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
 	dec, err := narfile.NewDecoder(narfile.Detect(head), buffered)
