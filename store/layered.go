@@ -139,7 +139,7 @@ type reply[T any] struct {
 }
 
 // firstOfGroup returns the first hit in the group's order, or else the failures. It does not wait for stores that come
-// after the hit, whose calls it ends.
+// after the hit, for that is the point: it ends their context, and their goroutines end when they notice.
 func firstOfGroup[T any](ctx context.Context, group []Store, ask func(context.Context, Store) (T, error)) (found[T], []error) {
 	if len(group) == 1 {
 		v, err := ask(ctx, group[0])

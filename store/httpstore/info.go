@@ -172,7 +172,8 @@ func (s *Store) accept(hash narinfo.HashPart, text []byte) (*narinfo.Info, error
 }
 
 // condemn makes a path absent for a while whose archive is not what the metadata promise, unless the cache has said
-// something else of it since.
+// something else of it since. Metadata that are not quite new may be what is wrong, for the path may have been rebuilt:
+// they are only forgotten.
 func (s *Store) condemn(info *narinfo.Info, why error) {
 	if errors.Is(why, store.ErrCorrupt) {
 		s.opts.Logger.Warn("damaged path", "upstream", s.String(), "path", info.StorePath, "error", why)
@@ -184,6 +185,10 @@ func (s *Store) condemn(info *narinfo.Info, why error) {
 	defer s.mu.Unlock()
 	now := s.answers.find(info.StorePath.HashPart())
 	if now != nil && (now.info == nil || !now.info.Equal(info)) {
+		return
+	}
+	if now != nil && time.Since(now.checked) > max(s.opts.NegativeTTL, 0) {
+		s.answers.remove(now.hash)
 		return
 	}
 	gone := fmt.Errorf("%w (%w)", notFound(string(info.StorePath)), why)

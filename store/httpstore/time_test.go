@@ -344,6 +344,35 @@ func TestStalledArchive(t *testing.T) {
 	})
 }
 
+// A path that was rebuilt under the same URL is damaged to who remembers its old metadata, and is right the next time.
+func TestRebuiltPath(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := sample().Entries()[0]
+		edit := func(i *narinfo.Info, _ *[]byte) { i.URL, i.FileHash, i.FileSize = "nar/x.nar", narinfo.Hash{}, 0 }
+		u := newUpstream(t, "zstd", []storetest.Entry{e}, edit)
+		s := bubble(t, u, u.options())
+		old := infoOf(t, s, e)
+		time.Sleep(time.Minute)
+
+		m := &storetest.Memory{}
+		rebuilt := m.AddInfo(&narinfo.Info{StorePath: e.Info.StorePath}, storetest.Archive(storetest.Files{"": "rebuilt"}))
+		file := compress(t, "zstd", m.Entries()[0].NAR)
+		rebuilt.Compression = "zstd"
+		edit(rebuilt, nil)
+		rebuilt.Sign(u.key)
+		u.putInfo(t, rebuilt)
+		u.put("/nar/x.nar", file)
+
+		_, err := readNAR(t.Context(), s, old)
+		require.ErrorIs(t, err, store.ErrCorrupt)
+		now := infoOf(t, s, e)
+		require.Equal(t, rebuilt.NarHash, now.NarHash)
+		require.NoError(t, store.Verify(t.Context(), s, now))
+		_, err = readNAR(t.Context(), s, old)
+		require.ErrorIs(t, err, store.ErrNotFound)
+	})
+}
+
 func TestMemoryIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		entries := sample().Entries()

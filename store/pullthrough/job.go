@@ -25,6 +25,25 @@ func isDisk(err error) bool {
 	return ok
 }
 
+// spoolFile is where an archive lies while it is read.
+type spoolFile interface {
+	io.ReaderAt
+	io.WriterAt
+	io.Closer
+}
+
+// createTemp makes a file without a name.
+func createTemp(dir string) (spoolFile, error) {
+	f, err := os.CreateTemp(dir, "nixtrap-pull-")
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Remove(f.Name()); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
 // job is one download, for everybody who wants it.
 type job struct {
 	key    content
@@ -40,7 +59,7 @@ type job struct {
 
 	mu      sync.Mutex    // guards what follows
 	changed chan struct{} // closed and replaced whenever something below changes
-	file    *os.File      // nil: the remote store has not answered yet; this and the next three do not change after that
+	file    spoolFile     // nil: the remote store has not answered yet; this and the next three do not change after that
 	// What the remote store says of the file: see store.File.
 	fileSize int64
 	fileHash narinfo.Hash
@@ -148,12 +167,9 @@ func (s *Store) open(ctx context.Context, j *job, started func()) error {
 		return err
 	}
 	defer func() { _ = src.Close() }()
-	f, err := os.CreateTemp(s.opts.TempDir, "nixtrap-pull-")
+	f, err := s.opts.create(s.opts.TempDir)
 	if err != nil {
 		return diskError{fmt.Errorf("pullthrough: %w", err)}
-	}
-	if err := os.Remove(f.Name()); err != nil {
-		return diskError{errors.Join(fmt.Errorf("pullthrough: %w", err), f.Close())}
 	}
 	s.mu.Lock()
 	j.users++

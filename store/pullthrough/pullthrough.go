@@ -42,6 +42,8 @@ type Options struct {
 	Logger *slog.Logger
 	// Trace is told what happens. nil: nobody is.
 	Trace *Trace
+
+	create func(dir string) (spoolFile, error) // nil: createTemp
 }
 
 // Trace has functions that are called, if not nil, by the goroutine that does the work. They must be quick, safe for
@@ -104,6 +106,9 @@ func New(remote Remote, receiver Receiver, o *Options) (*Store, error) {
 	}
 	if s.opts.Trace == nil {
 		s.opts.Trace = new(Trace)
+	}
+	if s.opts.create == nil {
+		s.opts.create = createTemp
 	}
 	return s, nil
 }

@@ -9,7 +9,10 @@ import (
 	"math/rand/v2"
 	"os"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 	"time"
 
@@ -54,7 +57,7 @@ func noise(n int) string {
 func newRemote(t testing.TB) *remote {
 	t.Helper()
 	r := &remote{Memory: &storetest.Memory{}, files: map[string][]byte{}}
-	lib := r.Memory.Add("lib", storetest.Files{"lib": noise(600_000)})
+	lib := r.Memory.Add("lib", storetest.Files{"lib": noise(300_000)})
 	r.Memory.Add("tool", storetest.Files{"bin/tool": "#!/bin/sh\n"}, lib.StorePath)
 	enc, err := zstd.NewWriter(nil)
 	require.NoError(t, err)
@@ -479,6 +482,94 @@ func TestADiskThatFails(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, want, got)
 	require.Nil(t, b.has(info.StorePath))
+}
+
+// A disk that fills up on the way fails the receiver alone; clients go on where they were.
+func TestADiskThatFillsUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, seek := range []int64{0, 5} {
+			r, b := newRemote(t), &box{}
+			o := &pullthrough.Options{}
+			o.FullAfter(1000)
+			s := pull(t, r, b, o)
+			info, want := r.lib(t)
+			g := newGate(900)
+			r.read = g.reader
+			f, err := s.OpenArchive(t.Context(), info)
+			require.NoError(t, err)
+			first := make([]byte, 900)
+			_, err = io.ReadFull(f, first)
+			require.NoError(t, err)
+			require.Equal(t, want[:900], first)
+			pos := int64(900)
+			if seek != 0 {
+				pos, err = f.Seek(seek, io.SeekStart)
+				require.NoError(t, err)
+			}
+			r.mu.Lock()
+			r.read = nil
+			r.mu.Unlock()
+			g.open(1<<40, nil)
+			got, err := io.ReadAll(f)
+			require.NoError(t, err)
+			require.Equal(t, want[pos:], got)
+			require.NoError(t, f.Close())
+			synctest.Wait()
+			require.Len(t, b.failed, 1)
+			require.ErrorIs(t, b.failed[0], syscall.ENOSPC)
+			require.Nil(t, b.has(info.StorePath))
+			require.Equal(t, 2, r.opens())
+		}
+	})
+}
+
+// Whatever happens around it, a client or a receiver that sees the end has seen the archive.
+func TestNoWrongEndUnderStress(t *testing.T) {
+	r := newRemote(t)
+	info, want := r.lib(t)
+	var seed atomic.Uint64
+	r.read = func(_ context.Context, src io.Reader) io.Reader {
+		rng := rand.New(rand.NewPCG(seed.Add(1), 1))
+		if rng.IntN(3) == 0 {
+			return io.MultiReader(io.LimitReader(src, rng.Int64N(info.FileSize)), iotest.ErrReader(store.ErrCorrupt))
+		}
+		return iotest.HalfReader(src)
+	}
+	b := &box{}
+	s := pull(t, r, b, &pullthrough.Options{Linger: -1, Spool: 2 * info.FileSize})
+	var wg sync.WaitGroup
+	var whole atomic.Int32
+	for n := range 16 {
+		wg.Go(func() {
+			rng := rand.New(rand.NewPCG(uint64(n), 2))
+			for range 30 {
+				f, err := s.OpenArchive(t.Context(), info)
+				if err != nil {
+					if !errors.Is(err, store.ErrCorrupt) {
+						t.Errorf("open: %v", err)
+					}
+					continue
+				}
+				if rng.IntN(3) == 0 {
+					_, _ = io.CopyN(io.Discard, f, rng.Int64N(info.FileSize))
+				} else if got, err := io.ReadAll(f); err == nil {
+					whole.Add(1)
+					if !bytes.Equal(want, got) {
+						t.Error("a wrong end")
+					}
+				} else if !errors.Is(err, store.ErrCorrupt) || !bytes.HasPrefix(want, got) {
+					t.Errorf("after %d bytes: %v", len(got), err)
+				}
+				_ = f.Close()
+			}
+		})
+	}
+	wg.Wait()
+	require.NotZero(t, whole.Load())
+	require.NoError(t, s.Close())
+	if got := b.has(info.StorePath); got != nil {
+		require.True(t, bytes.Equal(want, got))
+	}
 }
 
 func TestCloseEndsDownloads(t *testing.T) {

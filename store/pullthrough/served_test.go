@@ -99,6 +99,36 @@ func (s *shelf) Receive(ctx context.Context, info *narinfo.Info, archive io.Read
 	return nil
 }
 
+// A byte that is wrong reaches neither the receiver nor a client's end.
+func TestWrongBytesAreNotStored(t *testing.T) {
+	key, err := signing.GenerateKey("origin-1")
+	require.NoError(t, err)
+	r := newRemote(t)
+	lib, file := r.lib(t)
+	file[len(file)/2] ^= 1
+	upstream := httptest.NewServer(&origin{remote: r, key: key, gate: newGate(1 << 40), asked: map[string]int{}})
+	t.Cleanup(upstream.Close)
+	far, err := httpstore.New(upstream.URL, &httpstore.Options{
+		TrustedKeys: signing.Keyring{key.Public()}, LookupBudget: time.Minute, NegativeTTL: -1,
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, far.Close()) })
+	b := &box{}
+	s, err := pullthrough.New(far, b, &pullthrough.Options{TempDir: t.TempDir()})
+	require.NoError(t, err)
+	for range 3 {
+		f, err := s.OpenArchive(t.Context(), lib)
+		require.NoError(t, err)
+		got, err := io.ReadAll(f)
+		require.ErrorIs(t, err, store.ErrCorrupt)
+		require.Less(t, len(got), len(file))
+		require.NoError(t, f.Close())
+	}
+	require.NoError(t, s.Close())
+	require.Nil(t, b.has(lib.StorePath))
+	require.NotEmpty(t, b.failed)
+}
+
 // A whole server: what it has not it fetches, streams and keeps, and only for those who read.
 func TestServedThroughHTTP(t *testing.T) {
 	key, err := signing.GenerateKey("origin-1")
