@@ -117,6 +117,10 @@ type Config struct {
 	// MaxNARSize is the most bytes that one may decode to. Default: "64GiB".
 	MaxNARSize size `toml:"max-nar-size"`
 
+	// UploadLease is how long an uploaded archive waits for its path, and how long what an uploader was told is there
+	// is kept from the collector. Default: "1h".
+	UploadLease duration `toml:"upload-lease"`
+
 	// Private serves only those who have a token, or another credential, that may read or push.
 	Private bool `toml:"private"`
 
@@ -159,7 +163,7 @@ func defaultConfig() *Config {
 	return &Config{
 		Listen: []string{}, Store: "auto", SignKey: []string{}, Priority: httpcache.DefaultPriority, Roots: []string{},
 		TrustedKey: []string{}, UploadKey: []string{}, MemoryCache: defaultMemoryCache, MaxArchiveSize: bucketstore.DefaultMaxArchive,
-		MaxNARSize: bucketstore.DefaultMaxNAR, ACMEDomain: []string{}, Compression: auto,
+		MaxNARSize: bucketstore.DefaultMaxNAR, UploadLease: duration(bucketstore.DefaultLease), ACMEDomain: []string{}, Compression: auto,
 		ArtefactCache: auto, DrainTimeout: duration(5 * time.Minute), LogFormat: "text", LogLevel: "info",
 	}
 }
@@ -190,6 +194,7 @@ func (c *Config) flags(set *flag.FlagSet) {
 	set.BoolVar(&c.SignUploads, "sign-uploads", c.SignUploads, "add our signatures to what is uploaded")
 	set.Var(&c.MaxArchiveSize, "max-archive-size", "most `SIZE` of one uploaded archive")
 	set.Var(&c.MaxNARSize, "max-nar-size", "most `SIZE` that one may decode to")
+	set.Var(&c.UploadLease, "upload-lease", "how long an uploaded archive waits for its path, as `TIME` with a unit")
 	set.BoolVar(&c.Private, "private", c.Private, "serve only those with a token that may read or push")
 	set.StringVar(&c.ClientCA, "client-ca", c.ClientCA, "PEM `FILE` with the authorities of client certificates")
 	set.StringVar(&c.Catalog, "catalog", c.Catalog, "`FILE` or postgres://… with the catalog of an upload directory")

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/voidnxlab/nixtrap/httpcache"
 	"github.com/voidnxlab/nixtrap/internal/background"
@@ -80,7 +81,8 @@ func (u *uploads) inbox(name string, c *Config, uploadKeys []string, keys []*sig
 		return nil, err
 	}
 	options := &bucketstore.InboxOptions{
-		Trusted: trusted, MaxArchive: int64(c.MaxArchiveSize), MaxNAR: int64(c.MaxNARSize), Logger: log,
+		Trusted: trusted, MaxArchive: int64(c.MaxArchiveSize), MaxNAR: int64(c.MaxNARSize),
+		Lease: time.Duration(c.UploadLease), Logger: log,
 	}
 	if c.SignUploads {
 		options.Sign = keys
@@ -97,6 +99,8 @@ func (c *Config) checkUploads() error {
 		return usageError{hint(errors.New("caches with names are for uploads"), "add upload = true")}
 	case !c.Upload:
 		return nil
+	case c.UploadLease < duration(time.Second):
+		return usageError{hint(fmt.Errorf("upload-lease: %s is too short", c.UploadLease), "use 1s or more; 1h is usual")}
 	}
 	if c.Catalog == "" && c.StateDir != "" {
 		c.Catalog = filepath.Join(c.StateDir, "catalog.sqlite")
