@@ -30,9 +30,8 @@ type InboxOptions struct {
 	// Sign adds our signatures to what is taken.
 	Sign []*signing.SecretKey
 
-	// Elsewhere returns those of the paths that a complete upstream does not have. nil: a path may refer only to what is
-	// in this cache.
-	Elsewhere func(ctx context.Context, paths []narinfo.StorePath) (missing []narinfo.StorePath, err error)
+	// Elsewhere looks into upstreams that are complete. nil: a path may refer only to what is in this cache.
+	Elsewhere Elsewhere
 
 	// MaxArchive and MaxNAR are the most bytes of an archive's file, and of what it decodes to.
 	// 0: [DefaultMaxArchive], [DefaultMaxNAR].
@@ -44,9 +43,17 @@ type InboxOptions struct {
 	// Lease is how long an archive waits for its narinfo, and what a pusher was told is there is kept. 0: [DefaultLease].
 	Lease time.Duration
 
+	// TempDir is where an archive lies while its hash is computed, if nobody has said what that is (see [Keeper]).
+	// "": [os.TempDir].
+	TempDir string
+
 	// Logger is told of what is published (Info). nil: nobody is.
 	Logger *slog.Logger
 }
+
+// Elsewhere returns those of the paths that are not where the clients of a cache look besides. An error means that it
+// could not be told.
+type Elsewhere = func(ctx context.Context, paths []narinfo.StorePath) (missing []narinfo.StorePath, err error)
 
 // Inbox takes uploads into one cache of a bucket. It is safe for concurrent use, and so are several of them, in several
 // processes, over the same bucket and catalog.
@@ -219,12 +226,17 @@ func (b *Inbox) publish(ctx context.Context, by string, hash narinfo.HashPart, i
 	if info.FileSize == 0 {
 		info.FileSize = a.FileSize
 	}
+	return b.announce(ctx, by, info, b.opts.Elsewhere)
+}
+
+// announce publishes a path whose archive is there. It adds our signatures to info.
+func (b *Inbox) announce(ctx context.Context, by string, info *narinfo.Info, elsewhere Elsewhere) error {
 	for _, key := range b.opts.Sign {
 		info.Sign(key)
 	}
-	err = b.catalog.Publish(ctx, catalog.Publication{
-		Cache: b.store.name, Uploader: by, Info: info, Elsewhere: b.opts.Elsewhere,
-		Write: func(ctx context.Context) error { return b.writeInfo(ctx, hash, info) },
+	err := b.catalog.Publish(ctx, catalog.Publication{
+		Cache: b.store.name, Uploader: by, Info: info, Elsewhere: elsewhere,
+		Write: func(ctx context.Context) error { return b.writeInfo(ctx, info) },
 	})
 	if err != nil {
 		return refusalOf(err)
@@ -252,14 +264,14 @@ func (b *Inbox) check(hash narinfo.HashPart, info *narinfo.Info) error {
 	return nil
 }
 
-func (b *Inbox) writeInfo(ctx context.Context, hash narinfo.HashPart, info *narinfo.Info) error {
+func (b *Inbox) writeInfo(ctx context.Context, info *narinfo.Info) error {
 	stored := *info
 	stored.URL = b.store.archiveURL(info.URL)
 	text, err := stored.MarshalText()
 	if err != nil {
 		return fmt.Errorf("bucketstore: %w", err)
 	}
-	_, err = b.store.files.Put(ctx, b.store.key(string(hash)+".narinfo"), bytes.NewReader(text), int64(len(text)))
+	_, err = b.store.files.Put(ctx, b.store.key(string(info.StorePath.HashPart())+".narinfo"), bytes.NewReader(text), int64(len(text)))
 	return err
 }
 

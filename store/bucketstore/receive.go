@@ -30,10 +30,25 @@ func (b *Inbox) receiveArchive(ctx context.Context, by, key string, content io.R
 	if err != nil {
 		return refuse(store.Invalid, "%q is no hash", parts[1])
 	}
+	return b.storeArchive(ctx, &incoming{key: key, compression: compression, named: named, by: by}, content)
+}
+
+// incoming is what is known of an archive before it arrives.
+type incoming struct {
+	key, compression string
+	named            narinfo.Hash  // of the file
+	promised         *narinfo.Info // what it must decode to; nil: to any NAR
+	by               string
+
+	size int64 // of the file, when it has been stored
+}
+
+// storeArchive stores an archive, and tells the catalog.
+func (b *Inbox) storeArchive(ctx context.Context, in *incoming, content io.Reader) error {
 	if b.opts.Full != nil && b.opts.Full() {
 		return refuse(store.Full, "this cache has no room")
 	}
-	if compression == "xz" {
+	if in.compression == "xz" {
 		select {
 		case b.xz <- struct{}{}:
 			defer func() { <-b.xz }()
@@ -41,20 +56,21 @@ func (b *Inbox) receiveArchive(ctx context.Context, by, key string, content io.R
 			return ctx.Err()
 		}
 	}
-	upload, err := b.catalog.BeginUpload(ctx, key, b.opts.Lease)
+	upload, err := b.catalog.BeginUpload(ctx, in.key, b.opts.Lease)
 	if err != nil {
 		return refusalOf(err)
 	}
-	r := newIntake(content, compression, named, b.opts.MaxArchive, b.opts.MaxNAR)
+	r := newIntake(content, in, b.opts.MaxArchive, b.opts.MaxNAR)
 	defer r.close()
-	if _, err := b.store.files.Put(ctx, key, r, -1); err != nil {
-		if refused := r.refused(key); refused != nil {
+	if _, err := b.store.files.Put(ctx, in.key, r, -1); err != nil {
+		if refused := r.refused(in.key); refused != nil {
 			return refused
 		}
 		return err
 	}
-	err = b.catalog.AddArchive(ctx, upload, b.store.name, by, catalog.Archive{
-		Key: key, FileHash: named, FileSize: r.size, NarHash: r.narHash, NarSize: r.narSize, Compression: compression,
+	in.size = r.size
+	err = b.catalog.AddArchive(ctx, upload, b.store.name, in.by, catalog.Archive{
+		Key: in.key, FileHash: in.named, FileSize: r.size, NarHash: r.narHash, NarSize: r.narSize, Compression: in.compression,
 	}, b.opts.Lease)
 	if err != nil {
 		return refusalOf(err)
@@ -64,11 +80,11 @@ func (b *Inbox) receiveArchive(ctx context.Context, by, key string, content io.R
 
 // intake yields an archive's file as it arrives, and ends with io.EOF only if it is an archive with the right name.
 type intake struct {
-	r     io.Reader
-	named narinfo.Hash // of the file
-	max   int64        // bytes of the file
-	hash  hash.Hash
-	size  int64
+	r    io.Reader
+	in   *incoming
+	max  int64 // bytes of the file
+	hash hash.Hash
+	size int64
 
 	pipe    *io.PipeWriter // to the decoder
 	decoded chan struct{}  // closed by the decoder, which has then set what follows
@@ -80,12 +96,15 @@ type intake struct {
 	err     error               // sticky
 }
 
-func newIntake(r io.Reader, compression string, named narinfo.Hash, maxFile, maxNAR int64) *intake {
+func newIntake(r io.Reader, in *incoming, maxFile, maxNAR int64) *intake {
 	source, pipe := io.Pipe()
-	i := &intake{r: r, named: named, max: maxFile, hash: sha256.New(), pipe: pipe, decoded: make(chan struct{})}
+	i := &intake{r: r, in: in, max: maxFile, hash: sha256.New(), pipe: pipe, decoded: make(chan struct{})}
+	if in.promised != nil {
+		maxNAR = min(maxNAR, in.promised.NarSize)
+	}
 	go func() {
 		defer close(i.decoded)
-		i.failure = i.decode(compression, source, maxNAR)
+		i.failure = i.decode(in.compression, source, maxNAR)
 		_ = source.CloseWithError(errDecoded) // what still comes is hashed only
 	}()
 	return i
@@ -185,10 +204,16 @@ func (i *intake) settle() error {
 		return err
 	}
 	got, err := narinfo.NewHash(narinfo.SHA256, i.hash.Sum(nil))
-	if err == nil && got != i.named {
+	p := i.in.promised
+	switch {
+	case err != nil:
+		return err
+	case got != i.in.named:
 		return i.refuse(store.Invalid, "it hashes to %s, which is not its name", got.Base32())
+	case p != nil && (i.narHash != p.NarHash || i.narSize != p.NarSize):
+		return i.refuse(store.Invalid, "its NAR is not that of %s", p.StorePath)
 	}
-	return err
+	return nil
 }
 
 // wait returns nil if the decoder found nothing wrong.
