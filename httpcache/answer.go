@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/voidnxlab/nixtrap/store"
 )
 
 // answer is one request on its way to its answer.
@@ -72,7 +74,11 @@ func (a *answer) read(resolve resolver) error {
 			_, resolve = a.h.pushers.route(a.r)
 		}
 	}
-	c, err := resolve(a.r.Context())
+	ctx := a.r.Context()
+	if a.r.Method == http.MethodHead && (a.kind == KindListing || a.kind == KindServe) {
+		ctx = store.LocalOnly(ctx) // what is in an archive is known only when it is here, and a HEAD fetches none
+	}
+	c, err := resolve(ctx)
 	if err != nil {
 		return err
 	}

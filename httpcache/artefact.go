@@ -44,7 +44,7 @@ func isArtefactBase(base string) bool {
 
 // offerArtefact makes info name the path's artefact, if there is to be one.
 func (h *Handler) offerArtefact(info *narinfo.Info) bool {
-	if h.opts.Artefacts == nil || h.archiveExt(info) != "" || !h.opts.Artefacts.Describe(info) {
+	if h.opts.Artefacts == nil || h.keepsArchive(info) || !h.opts.Artefacts.Describe(info) {
 		return false
 	}
 	info.URL, info.Compression = "nar/"+h.artefactName(info), "zstd"

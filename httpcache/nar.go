@@ -85,7 +85,7 @@ func (h *Handler) nar(name narName) resolver {
 			return h.artefact(info, name.encoder)
 		}
 		if name.ext != "" {
-			return h.archive(info, name.ext)
+			return h.archive(ctx, info, name.ext)
 		}
 		return h.identity(info, cache), nil
 	}
@@ -104,9 +104,12 @@ func (h *Handler) identity(info *narinfo.Info, cache string) *content {
 
 // archive is the store's own compressed file. Without a FileHash nothing vouches for its bytes staying as they are
 // under their name, so it has no ETag then and a range of it no condition to stand on.
-func (h *Handler) archive(info *narinfo.Info, ext string) (*content, error) {
+func (h *Handler) archive(ctx context.Context, info *narinfo.Info, ext string) (*content, error) {
 	if ext != h.archiveExt(info) {
-		return nil, notFound("%q is not kept as %q", info.StorePath, ext)
+		var err error
+		if info, err = h.otherArchive(ctx, info, ext); err != nil {
+			return nil, err
+		}
 	}
 	open := func(ctx context.Context) (*store.File, error) {
 		return h.store.(store.ArchiveOpener).OpenArchive(ctx, info)
@@ -121,6 +124,24 @@ func (h *Handler) archive(info *narinfo.Info, ext string) (*content, error) {
 		c.etag = strconv.Quote(info.FileHash.Base32())
 	}
 	return c, nil
+}
+
+// archiveFinder is a store that may have a path more than once: see [store.Layered].
+type archiveFinder interface {
+	WithArchive(ctx context.Context, info *narinfo.Info, compression string) (*narinfo.Info, error)
+}
+
+// otherArchive finds an archive that is not the one that a narinfo would name now. Clients remember narinfos for a month,
+// and meanwhile the path may have come to be in a store that is asked first.
+func (h *Handler) otherArchive(ctx context.Context, info *narinfo.Info, ext string) (*narinfo.Info, error) {
+	if f, ok := h.store.(archiveFinder); ok {
+		for compression, e := range archiveExts {
+			if e == ext {
+				return f.WithArchive(ctx, info, compression)
+			}
+		}
+	}
+	return nil, notFound("%q is not kept as %q", info.StorePath, ext)
 }
 
 // storedNAR is a bucket's own file under its own name, which does not tell what path it belongs to:

@@ -58,10 +58,16 @@ func (h *Handler) nameArchive(info *narinfo.Info) {
 
 // archiveExt returns the suffix under which the store's own compressed archive is served, "" if it has none.
 func (h *Handler) archiveExt(info *narinfo.Info) string {
-	if _, ok := h.store.(store.ArchiveOpener); !ok || info.URL == "" {
+	if !h.keepsArchive(info) {
 		return ""
 	}
 	return archiveExts[compressionOf(info)]
+}
+
+// keepsArchive reports whether the store has an archive of its own, which may be one without compression.
+func (h *Handler) keepsArchive(info *narinfo.Info) bool {
+	_, ok := h.store.(store.ArchiveOpener)
+	return ok && info.URL != ""
 }
 
 // compressionOf is info's Compression as Nix reads it.

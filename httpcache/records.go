@@ -208,10 +208,11 @@ func validBuildID(id string) bool {
 	return len(id) >= 4 && len(id) <= 128 && len(id)%2 == 0 && strings.Trim(id, "0123456789abcdef") == ""
 }
 
-// health answers "ok" if the store can tell whether a path is there.
+// health answers "ok" if the store can tell whether a path is there. What others would have to be asked for does not
+// count: a restart would not mend an upstream.
 func (h *Handler) health(ctx context.Context) (*content, error) {
 	const probe narinfo.HashPart = "00000000000000000000000000000000"
-	if _, err := h.store.Info(ctx, probe); err != nil && !errors.Is(err, store.ErrNotFound) {
+	if _, err := h.store.Info(store.LocalOnly(ctx), probe); err != nil && !errors.Is(err, store.ErrNotFound) {
 		return nil, fmt.Errorf("%w: %w", errUnavailable, err)
 	}
 	c := text(mimeText, cacheNever, []byte("ok\n"))

@@ -250,7 +250,7 @@ func (l *Layered) OpenArchive(ctx context.Context, info *narinfo.Info) (*File, e
 		switch {
 		case !ok:
 			return nil, fmt.Errorf("store: the archive of %q: %w", own.StorePath, ErrUnsupported)
-		case info.URL != "" && (compression(info) != compression(own) ||
+		case info.URL != "" && (compressionOf(info) != compressionOf(own) ||
 			!info.FileHash.IsZero() && !own.FileHash.IsZero() && info.FileHash != own.FileHash):
 			// Another store came to have the path meanwhile: its archive would not be what the caller expects.
 			return nil, fmt.Errorf("store: the archive of %q: %w", own.StorePath, ErrNotFound)
@@ -259,8 +259,24 @@ func (l *Layered) OpenArchive(ctx context.Context, info *narinfo.Info) (*File, e
 	})
 }
 
-// compression is Info's as Nix reads it.
-func compression(info *narinfo.Info) string {
+// WithArchive returns what the nearest store says of info's path that has the same content and keeps its archive with
+// this compression, as narinfos name it. A client may remember that archive from before a nearer store had the path.
+func (l *Layered) WithArchive(ctx context.Context, info *narinfo.Info, compression string) (*narinfo.Info, error) {
+	f, err := firstOf(ctx, l.groups, func(ctx context.Context, s Store) (*narinfo.Info, error) {
+		own, err := sameContent(ctx, s, info)
+		if err != nil {
+			return nil, err
+		}
+		if _, ok := s.(ArchiveOpener); !ok || own.URL == "" || compressionOf(own) != compression {
+			return nil, fmt.Errorf("store: %q is not kept as %s: %w", info.StorePath, compression, ErrNotFound)
+		}
+		return own, nil
+	})
+	return f.value, err
+}
+
+// compressionOf is Info's as Nix reads it.
+func compressionOf(info *narinfo.Info) string {
 	if info.Compression == "" {
 		return "bzip2"
 	}
