@@ -39,7 +39,7 @@ func TestNixServeFlags(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			want := defaultConfig()
 			want.Listen, want.Unsigned, want.StateDir = []string{":5000"}, true, "/state"
-			want.Compression, want.ArtefactDir = none, "/state/artefacts"
+			want.Compression, want.ArtefactDir, want.TokenFile = none, "/state/artefacts", "/state/tokens.json"
 			test.want(want)
 			p := testProcess(append(test.env, "STATE_DIRECTORY=/state")...)
 			got, ignored, err := p.nixServeConfig(&command{name: "nix-serve"}, test.args)
