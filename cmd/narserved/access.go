@@ -99,7 +99,7 @@ func (c *Config) checkAccess() error {
 			return usageError{fmt.Errorf("cache: no name, or two caches named %q", cache.Name)}
 		}
 		seen[cache.Name] = true
-		if _, err := publicKeys(cache.UploadKey); err != nil {
+		if _, err := publicKeys("upload-key", cache.UploadKey); err != nil {
 			return err
 		}
 	}

@@ -81,6 +81,7 @@ type status struct {
 	Running       int64                 `json:"running"` // requests that are being answered
 	Requests      map[string]kindStatus `json:"requests"`
 	Artefacts     *artefactStatus       `json:"artefacts,omitempty"`
+	Upstreams     []upstreamStatus      `json:"upstreams"`
 	Quarantined   []quarantinedPath     `json:"quarantined"` // paths not served because their content is wrong
 }
 
@@ -126,10 +127,20 @@ func (s *server) status() status {
 		st.Requests[kind.String()] = kindStatus{t.requests.Load(), t.failed.Load(), t.aborted.Load(), t.bytes.Load()}
 	}
 	st.Artefacts = s.artefactStatus()
-	if q, ok := s.source.Store.(quarantiner); ok {
-		for _, path := range q.Quarantined() {
-			st.Quarantined = append(st.Quarantined, quarantinedPath{string(path.Path), path.Since.UTC(), path.Reason})
-		}
+	st.Upstreams = s.up.status()
+	st.quarantined(s.source.Store)
+	if s.kept != nil {
+		st.quarantined(s.kept.Store)
 	}
 	return st
+}
+
+func (st *status) quarantined(of store.Store) {
+	q, ok := of.(quarantiner)
+	if !ok {
+		return
+	}
+	for _, path := range q.Quarantined() {
+		st.Quarantined = append(st.Quarantined, quarantinedPath{string(path.Path), path.Since.UTC(), path.Reason})
+	}
 }

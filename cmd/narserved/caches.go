@@ -55,7 +55,7 @@ func (s *server) namedCaches(p *process, root http.Handler, rootKeys []*signing.
 				return nil, err
 			}
 		}
-		inbox, err := s.source.uploads.inbox(c.Name, s.config, c.UploadKey, keys, s.log)
+		inbox, err := s.source.bucket.inbox(c.Name, s.config, c.UploadKey, keys, s.up, s.log)
 		if err != nil {
 			return nil, err
 		}
@@ -66,8 +66,8 @@ func (s *server) namedCaches(p *process, root http.Handler, rootKeys []*signing.
 		if options.Priority == 0 {
 			options.Priority = s.config.Priority
 		}
-		s.source.uploads.serve(options, inbox)
-		if n.caches[c.Name], err = httpcache.New(s.source.uploads.caches[c.Name], options); err != nil {
+		takeUploads(options, inbox)
+		if n.caches[c.Name], err = httpcache.New(s.source.bucket.caches[c.Name], options); err != nil {
 			return nil, err
 		}
 	}

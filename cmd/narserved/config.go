@@ -131,6 +131,31 @@ type Config struct {
 	// file for SQLite, or "postgres://…" where several servers share a bucket. Default: catalog.sqlite below StateDir.
 	Catalog string `toml:"catalog"`
 
+	// Upstream are the URLs of binary caches that are asked for what is not in Store. All are asked at the same time, and
+	// the first of them that has a path wins. Default: none.
+	Upstream []string `toml:"upstream"`
+
+	// UpstreamKey are the public keys ("NAME:BASE64") of which one must have signed what an upstream has; each counts for
+	// all upstreams. https://cache.nixos.org has its own key too, unless one of that name is given.
+	UpstreamKey []string `toml:"upstream-key"`
+
+	// UpstreamNetrc is a file with logins for upstreams, in the form of Nix's netrc-file. It is read at the start.
+	// Default: none.
+	UpstreamNetrc string `toml:"upstream-netrc"`
+
+	// UpstreamBudget is how long an upstream may take to tell whether it has a path. Default: "2s".
+	UpstreamBudget duration `toml:"upstream-budget"`
+
+	// UpstreamTTLNegative is how long a path that an upstream does not have is not asked for again. Default: "30s".
+	UpstreamTTLNegative duration `toml:"upstream-ttl-negative"`
+
+	// UpstreamComplete are those of the upstreams where what an uploaded path refers to may be. Default: it must be here.
+	UpstreamComplete []string `toml:"upstream-complete"`
+
+	// Keep is the directory, a binary cache, where what upstreams are asked for is kept: "/DIR", which is made if it is
+	// not there and may be that of Store; "none"; or "auto": with uploads, and only with Upload.
+	Keep string `toml:"keep"`
+
 	// DrainTimeout is how long a server that was told to stop lets running transfers finish. Default: "5m".
 	DrainTimeout duration `toml:"drain-timeout"`
 
@@ -164,6 +189,8 @@ func defaultConfig() *Config {
 		Listen: []string{}, Store: "auto", SignKey: []string{}, Priority: httpcache.DefaultPriority, Roots: []string{},
 		TrustedKey: []string{}, UploadKey: []string{}, MemoryCache: defaultMemoryCache, MaxArchiveSize: bucketstore.DefaultMaxArchive,
 		MaxNARSize: bucketstore.DefaultMaxNAR, UploadLease: duration(bucketstore.DefaultLease), ACMEDomain: []string{}, Compression: auto,
+		Upstream: []string{}, UpstreamKey: []string{}, UpstreamComplete: []string{}, UpstreamBudget: duration(2 * time.Second),
+		UpstreamTTLNegative: duration(30 * time.Second), Keep: auto,
 		ArtefactCache: auto, DrainTimeout: duration(5 * time.Minute), LogFormat: "text", LogLevel: "info",
 	}
 }
@@ -198,6 +225,14 @@ func (c *Config) flags(set *flag.FlagSet) {
 	set.BoolVar(&c.Private, "private", c.Private, "serve only those with a token that may read or push")
 	set.StringVar(&c.ClientCA, "client-ca", c.ClientCA, "PEM `FILE` with the authorities of client certificates")
 	set.StringVar(&c.Catalog, "catalog", c.Catalog, "`FILE` or postgres://… with the catalog of an upload directory")
+	set.Var(&list{values: &c.Upstream}, "upstream", "ask the binary cache at this `URL` for what is not here (repeatable)")
+	set.Var(&list{values: &c.UpstreamKey}, "upstream-key", "take from upstreams what this public `KEY` has signed (repeatable)")
+	set.StringVar(&c.UpstreamNetrc, "upstream-netrc", c.UpstreamNetrc, "netrc `FILE` with logins for upstreams")
+	set.Var(&c.UpstreamBudget, "upstream-budget", "how long an upstream may take for a look-up, as `TIME` with a unit")
+	set.Var(&c.UpstreamTTLNegative, "upstream-ttl-negative", "remember for this `TIME` that an upstream has not got a path")
+	set.Var(&list{values: &c.UpstreamComplete}, "upstream-complete",
+		"what uploads refer to may be at this upstream's `URL` (repeatable)")
+	set.StringVar(&c.Keep, "keep", c.Keep, "keep what upstreams are asked for in this `DIR`: /DIR, none, auto")
 	set.Var(&c.DrainTimeout, "drain-timeout", "how long transfers may go on after a stop, as `TIME` with a unit")
 	set.StringVar(&c.LogFormat, "log-format", c.LogFormat, "`FORMAT` of the log: text, json")
 	set.StringVar(&c.LogLevel, "log-level", c.LogLevel, "least `LEVEL` to log: debug, info, warn, error")
@@ -351,13 +386,16 @@ func (c *Config) complete(env environ) error {
 	if err := c.checkArtefacts(); err != nil {
 		return err
 	}
+	if err := c.checkUpstreams(); err != nil {
+		return err
+	}
 	if err := c.checkUploads(); err != nil {
 		return err
 	}
 	if err := c.checkAccess(); err != nil {
 		return err
 	}
-	if _, err := publicKeys(c.TrustedKey); err != nil {
+	if _, err := publicKeys("trusted-key", c.TrustedKey); err != nil {
 		return err
 	}
 	if isBucket(c.Store) {

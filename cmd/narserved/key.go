@@ -112,12 +112,12 @@ func hostName() string {
 	return name
 }
 
-// publicKeys parses the configured trusted keys.
-func publicKeys(texts []string) (ring signing.Keyring, err error) {
+// publicKeys parses the keys of a setting.
+func publicKeys(setting string, texts []string) (ring signing.Keyring, err error) {
 	for _, text := range texts {
 		key, err := signing.ParsePublicKey(text)
 		if err != nil {
-			return nil, usageError{hint(fmt.Errorf("trusted-key: %w", err),
+			return nil, usageError{hint(fmt.Errorf("%s: %w", setting, err),
 				"a public key is NAME:BASE64, as in nix.conf's trusted-public-keys")}
 		}
 		ring = append(ring, key)

@@ -16,8 +16,8 @@ import (
 const rootsAge = time.Minute
 
 // policy is what the configuration limits serving to, nil if it does not.
-func (c *Config) policy(s *source, log *slog.Logger) (httpcache.Policy, error) {
-	ring, err := publicKeys(c.TrustedKey)
+func (c *Config) policy(s *source, served store.Store, log *slog.Logger) (httpcache.Policy, error) {
+	ring, err := publicKeys("trusted-key", c.TrustedKey)
 	if err != nil {
 		return nil, err
 	}
@@ -31,8 +31,8 @@ func (c *Config) policy(s *source, log *slog.Logger) (httpcache.Policy, error) {
 		if err != nil {
 			return nil, hint(err, "a root is a store path or a symlink to one, as /nix/var/nix/profiles/system")
 		}
-		warnOfAbsent(log, s, paths)
-		policies = append(policies, httpcache.ClosureOf(s.Store, roots, rootsAge))
+		warnOfAbsent(log, served, paths)
+		policies = append(policies, httpcache.ClosureOf(served, roots, rootsAge))
 	}
 	if len(policies) == 0 {
 		return nil, nil
@@ -42,9 +42,9 @@ func (c *Config) policy(s *source, log *slog.Logger) (httpcache.Policy, error) {
 
 // warnOfAbsent tells of roots that the store does not hold, which may come to be there later: until then nothing of
 // theirs is served.
-func warnOfAbsent(log *slog.Logger, s *source, roots []narinfo.StorePath) {
+func warnOfAbsent(log *slog.Logger, s store.Store, roots []narinfo.StorePath) {
 	for _, root := range roots {
-		if _, err := store.Lookup(context.Background(), s.Store, root); errors.Is(err, store.ErrNotFound) {
+		if _, err := store.Lookup(context.Background(), s, root); errors.Is(err, store.ErrNotFound) {
 			log.Warn("a root is not in the store: nothing of its closure is served", "root", root)
 		}
 	}

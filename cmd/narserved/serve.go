@@ -24,7 +24,9 @@ import (
 	"github.com/voidnxlab/nixtrap/httpcache"
 	"github.com/voidnxlab/nixtrap/internal/plainhttp"
 	"github.com/voidnxlab/nixtrap/signing"
+	"github.com/voidnxlab/nixtrap/store"
 	"github.com/voidnxlab/nixtrap/store/artefact"
+	"github.com/voidnxlab/nixtrap/store/bucketstore"
 )
 
 const (
@@ -38,6 +40,8 @@ type server struct {
 	config  *Config
 	log     *slog.Logger
 	source  *source
+	kept    *bucket // of upstreams' paths, if that is not the source itself; else nil
+	up      *upstreams
 	made    *artefact.Cache // nil: the source keeps archives itself
 	traffic *traffic
 	started time.Time
@@ -117,11 +121,37 @@ func (p *process) serve(ctx context.Context, c *Config) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.closeArtefacts()) }()
+	if err := s.openUpstreams(ctx, p.env); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.closeUpstreams()) }()
 	defer func() { err = errors.Join(err, s.closeAccess()) }()
 	if err := s.build(p, listeners); err != nil {
 		return err
 	}
 	return s.run(ctx, listeners)
+}
+
+// openUpstreams opens where what is pulled through is kept, and then what it is pulled from.
+func (s *server) openUpstreams(ctx context.Context, env environ) (err error) {
+	c, dir := s.config, s.source.StoreDir()
+	if keep := c.keepURI(); keep != "" && s.source.bucket == nil {
+		if s.kept, err = c.openBucket(ctx, keep, dir, "--keep", s.log); err != nil {
+			return err
+		}
+	}
+	if s.up, err = c.openUpstreams(env, dir, s.log); err != nil && s.kept != nil {
+		err = errors.Join(err, s.kept.Close())
+	}
+	return err
+}
+
+func (s *server) closeUpstreams() error {
+	err := s.up.Close()
+	if s.kept != nil {
+		err = errors.Join(err, s.kept.Close())
+	}
+	return err
 }
 
 // makeStateDir makes the state folder and sees whether it can be written to.
@@ -179,7 +209,11 @@ func (s *server) closeAccess() error {
 }
 
 func (s *server) cacheHandler(keys []*signing.SecretKey) (http.Handler, error) {
-	policy, err := s.config.policy(s.source, s.log)
+	served, inbox, err := s.layers(keys)
+	if err != nil {
+		return nil, err
+	}
+	policy, err := s.config.policy(s.source, served, s.log)
 	if err != nil {
 		return nil, err
 	}
@@ -195,14 +229,33 @@ func (s *server) cacheHandler(keys []*signing.SecretKey) (http.Handler, error) {
 	if s.made != nil {
 		options.Artefacts = s.made
 	}
-	if u := s.source.uploads; u != nil {
-		inbox, err := u.inbox("", s.config, s.config.UploadKey, keys, s.log)
-		if err != nil {
-			return nil, err
-		}
-		u.serve(options, inbox)
+	if s.config.Upload {
+		takeUploads(options, inbox)
 	}
-	return httpcache.New(s.source.Store, options)
+	return httpcache.New(served, options)
+}
+
+// layers puts together what is served: the store, what is kept of upstreams, and these. The inbox is nil where nothing is
+// written.
+func (s *server) layers(keys []*signing.SecretKey) (store.Store, *bucketstore.Inbox, error) {
+	own := []store.Store{s.source.Store}
+	into := s.source.bucket
+	if s.kept != nil {
+		own, into = append(own, s.kept.Store), s.kept
+	}
+	if into == nil {
+		served, err := s.up.layer(own...)
+		return served, nil, err
+	}
+	inbox, err := into.inbox("", s.config, s.config.UploadKey, keys, s.up, s.log)
+	if err == nil && s.config.keepURI() != "" {
+		err = s.up.keep(inbox, s.config.tempDir(), s.log)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	served, err := s.up.layer(own...)
+	return served, inbox, err
 }
 
 // newHTTPServer has no WriteTimeout, for archives may be long: the cache's handler cuts off who stops reading.

@@ -22,13 +22,17 @@ type source struct {
 	name   string // for logs
 	advice string // for the person who started us, "" usually
 
-	uploads *uploads // nil: none are taken
+	bucket *bucket // the store, if this server writes to it; else nil
 }
 
 // openSource opens the configured store. The caller closes it. proofFile may be "".
 func (c *Config) openSource(ctx context.Context, env environ, log *slog.Logger, proofFile string) (*source, error) {
-	if c.Upload {
-		return c.openUploads(ctx, log)
+	if c.writesToStore() {
+		b, err := c.openBucket(ctx, c.Store, narinfo.DefaultStoreDir, "--store", log)
+		if err != nil {
+			return nil, err
+		}
+		return &source{Store: b.Store, Closer: b, name: c.Store, bucket: b}, nil
 	}
 	if strings.HasPrefix(c.Store, s3Scheme) {
 		return openS3(ctx, c.Store, log)
