@@ -61,7 +61,7 @@ var layers = map[string][]string{
 	"cmd/narserved": {
 		"nar", "narinfo", "signing", "store", "store/artefact", "store/localstore", "store/bucketstore",
 		"store/bucketstore/catalog", "store/bucketstore/catalog/sqlite", "store/bucketstore/catalog/postgres",
-		"store/bucketstore/s3", "store/httpstore", "store/pullthrough",
+		"store/bucketstore/gc", "store/bucketstore/s3", "store/httpstore", "store/httpstore/upload", "store/pullthrough",
 		"httpcache", "httpcache/token", "httpcache/oidc", "httpcache/clientcert",
 	},
 

@@ -44,18 +44,24 @@ func (a *answer) perform(resolve resolver) error {
 		return a.put()
 	case method == http.MethodDelete && a.h.opts.Deleter != nil:
 		return a.remove()
+	case method == http.MethodPost && a.finder() != nil:
+		return a.missing(a.finder())
 	}
-	a.w.Header().Set("Allow", strings.Join(a.h.methods(), ", "))
+	a.w.Header().Set("Allow", strings.Join(a.methods(), ", "))
 	a.sentence(http.StatusMethodNotAllowed, "method not allowed")
 	return nil
 }
 
-func (h *Handler) methods() []string {
+// methods are those that some request for this URL may have.
+func (a *answer) methods() []string {
+	if a.finder() != nil {
+		return []string{http.MethodPost}
+	}
 	all := []string{http.MethodGet, http.MethodHead}
-	if h.opts.Receiver != nil {
+	if a.h.opts.Receiver != nil {
 		all = append(all, http.MethodPut)
 	}
-	if h.opts.Deleter != nil {
+	if a.h.opts.Deleter != nil {
 		all = append(all, http.MethodDelete)
 	}
 	return all

@@ -21,7 +21,8 @@
 //	/                                  a page for people: keys and settings to copy
 //	/healthz                           "ok", or 503 while the store cannot answer
 //
-// GET and HEAD are answered everywhere, anything else is 405. docs/protocol.md has every header and status.
+// GET and HEAD are answered everywhere, PUT and DELETE where Options say so. POST /missing-paths asks which of many
+// paths are to be uploaded, if the receiver is a [MissingFinder]. Anything else is 405. docs/protocol.md has every header and status.
 //
 // # Never a wrong byte
 //

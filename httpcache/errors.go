@@ -21,6 +21,8 @@ const (
 	errMalformedDrv     inputError = "malformed derivation name"
 	errMalformedID      inputError = "malformed realisation id"
 	errMalformedBuildID inputError = "malformed build id"
+	errMalformedStore   inputError = "malformed store path"
+	errMalformedMissing inputError = `the body is not {"paths":["HASHPART or store path", …]}`
 	errEncoding         inputError = "this Content-Encoding is not taken here: none, gzip, xz, zstd, bzip2, and none for archives"
 	errBody             inputError = "the body ends early, or is not what its Content-Encoding says"
 	errEncoded          inputError = "the body is not what its Content-Encoding says"

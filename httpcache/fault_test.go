@@ -227,6 +227,6 @@ func TestKindsHaveNamesOfTheirOwn(t *testing.T) {
 		require.False(t, seen[k.String()], k.String())
 		seen[k.String()] = true
 	}
-	require.Len(t, seen, 11)
+	require.Len(t, seen, 12)
 	require.Equal(t, "other", httpcache.Kind(200).String())
 }

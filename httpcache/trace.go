@@ -38,12 +38,13 @@ const (
 	KindServe
 	KindLanding
 	KindHealth
+	KindMissingPaths
 )
 
 // String returns the kind's name in lower snake case.
 func (k Kind) String() string {
 	names := [...]string{"other", "cache_info", "narinfo", "nar", "listing", "log", "realisation", "debuginfo",
-		"serve", "landing", "health"}
+		"serve", "landing", "health", "missing_paths"}
 	if int(k) >= len(names) {
 		return names[KindOther]
 	}
@@ -52,8 +53,8 @@ func (k Kind) String() string {
 
 // Kinds returns every kind.
 func Kinds() []Kind {
-	kinds := make([]Kind, 0, KindHealth+1)
-	for k := KindOther; k <= KindHealth; k++ {
+	kinds := make([]Kind, 0, KindMissingPaths+1)
+	for k := KindOther; k <= KindMissingPaths; k++ {
 		kinds = append(kinds, k)
 	}
 	return kinds

@@ -130,6 +130,13 @@ func (b *Inbox) Holds(ctx context.Context, key string) (bool, error) {
 	return err == nil, err
 }
 
+// Missing returns those of the hash parts that are not in this cache, in the order given. The others stay for the time of a
+// lease. The catalog alone is asked, in one go; it counts as it does for what is published: a path whose files are lost
+// is there until fsck has found that out.
+func (b *Inbox) Missing(ctx context.Context, hashes []narinfo.HashPart) ([]narinfo.HashPart, error) {
+	return b.catalog.Keep(ctx, b.store.name, hashes, b.catalog.Now().Add(b.opts.Lease))
+}
+
 // View is the cache as those see it who push: what they are told is there stays for the time of a lease. A path whose
 // file is there and which the catalog does not know is not there for them, so that their pushing it again mends it.
 func (b *Inbox) View() store.Store { return view{b.store, b} }

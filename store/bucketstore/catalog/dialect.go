@@ -33,6 +33,14 @@ func (d Dialect) texts(parameter string) string {
 	return "(SELECT json_array_elements_text(" + parameter + "::text::json))"
 }
 
+// rows is what follows SELECT to yield the same strings as a column named hash.
+func (d Dialect) rows(parameter string) string {
+	if d == SQLite {
+		return "value AS hash FROM json_each(" + parameter + ")"
+	}
+	return "json_array_elements_text(" + parameter + "::text::json) AS hash"
+}
+
 // pairs is what follows FROM to yield pairs of a string and an integer, [["a",1],…], as columns hash and referrer.
 func (d Dialect) pairs(parameter string) string {
 	if d == SQLite {

@@ -1,0 +1,50 @@
+package catalog_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/voidnxlab/nixtrap/internal/catalogtest"
+	"github.com/voidnxlab/nixtrap/narinfo"
+	"github.com/voidnxlab/nixtrap/store/bucketstore/catalog"
+)
+
+func TestKeepingAClosureLeasesItsTopsAndTellsWhatIsMissing(t *testing.T) {
+	catalogtest.OnEach(t, func(t *testing.T, db catalogtest.Database) {
+		now := catalogtest.NewClock()
+		c, b := db.Open(t, &catalog.Options{Now: now.Now}), catalogtest.NewBucket()
+		var hashes []narinfo.HashPart
+		for n := range 6 { // 1 and 4 stand alone, 0 <- 2 <- 3, 0 <- 5
+			var refs []narinfo.StorePath
+			switch n {
+			case 2, 5:
+				refs = []narinfo.StorePath{catalogtest.Path(0), catalogtest.Path(n)}
+			case 3:
+				refs = []narinfo.StorePath{catalogtest.Path(2)}
+			}
+			hashes = append(hashes, catalogtest.Path(n).HashPart())
+			if n != 4 {
+				require.NoError(t, b.Push(t.Context(), c, "", catalogtest.Info(catalogtest.Path(n), fmt.Sprint(n), refs...)))
+			}
+		}
+		until := now.Now().Add(time.Hour)
+		asked := []narinfo.HashPart{hashes[4], hashes[3], hashes[2], hashes[0], hashes[1], hashes[4]}
+		missing, err := c.Keep(t.Context(), "", asked, until)
+		require.NoError(t, err)
+		require.Equal(t, []narinfo.HashPart{hashes[4], hashes[4]}, missing)
+		for n, leased := range map[int]bool{0: false, 1: true, 2: false, 3: true, 5: false} {
+			p, err := c.Path(t.Context(), "", hashes[n])
+			require.NoError(t, err)
+			require.Equal(t, leased, p.LeasedUntil.Equal(until), "path %d", n)
+		}
+		missing, err = c.Keep(t.Context(), "other", hashes, until)
+		require.NoError(t, err)
+		require.Equal(t, hashes, missing, "another cache has none of them")
+		missing, err = c.Keep(t.Context(), "", nil, until)
+		require.NoError(t, err)
+		require.Empty(t, missing)
+	})
+}
