@@ -37,6 +37,7 @@ var layers = map[string][]string{
 	"store/bucketstore/filestest":        {"store", "store/bucketstore"},
 	"store/artefact":                     {"nar", "narinfo", "store"},
 	"store/httpstore":                    {"narinfo", "signing", "store"},
+	"store/httpstore/upload":             {"narinfo", "signing", "store"},
 	"store/pullthrough":                  {"narinfo", "store"},
 	"httpcache":                          {"nar", "narinfo", "signing", "store"},
 	"httpcache/token":                    {"httpcache", "store"},
@@ -64,6 +65,8 @@ var layers = map[string][]string{
 		"store/bucketstore/gc", "store/bucketstore/s3", "store/httpstore", "store/httpstore/upload", "store/pullthrough",
 		"httpcache", "httpcache/token", "httpcache/oidc", "httpcache/clientcert",
 	},
+	"cmd/narserved": {"nar", "narinfo", "signing", "store", "store/artefact", "store/localstore", "store/bucketstore",
+		"store/bucketstore/catalog", "store/bucketstore/catalog/sqlite", "store/httpstore", "store/httpstore/upload", "httpcache", "httpcache/token"},
 
 	"bench/internal/stats":    {},
 	"bench/internal/rawhttp":  {},
@@ -94,6 +97,7 @@ var layers = map[string][]string{
 	"examples/localstore":  {"narinfo", "store", "store/localstore"},
 	"examples/artefact":    {"httpcache", "store/artefact", "store/localstore"},
 	"examples/httpstore":   {"narinfo", "signing", "store", "store/httpstore"},
+	"examples/upload":      {"narinfo", "store/httpstore", "store/httpstore/upload", "store/localstore"},
 	"examples/pullthrough": {"narinfo", "signing", "store/httpstore", "store/pullthrough"},
 	"examples/httpcache":   {"httpcache", "signing", "store/bucketstore", "store/localstore"},
 	"examples/token":       {"httpcache", "httpcache/token"},
@@ -147,6 +151,9 @@ var embeds = map[string][]string{
 	"store/httpstore": {
 		"github.com/klauspost/compress", "github.com/nix-community/go-nix", "github.com/therootcompany/xz",
 		"golang.org/x/sys",
+	},
+	"store/httpstore/upload": {
+		"github.com/klauspost/compress", "github.com/nix-community/go-nix", "golang.org/x/sync", "golang.org/x/sys",
 	},
 	"store/pullthrough": {
 		"github.com/klauspost/compress", "github.com/nix-community/go-nix", "github.com/therootcompany/xz",

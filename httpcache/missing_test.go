@@ -27,8 +27,10 @@ type finder struct {
 	asked   [][]narinfo.HashPart
 }
 
-func (f *finder) Receive(context.Context, string, string, io.Reader) error { return errors.New("unexpected") }
-func (f *finder) Holds(context.Context, string) (bool, error)              { return false, nil }
+func (f *finder) Receive(context.Context, string, string, io.Reader) error {
+	return errors.New("unexpected")
+}
+func (f *finder) Holds(context.Context, string) (bool, error) { return false, nil }
 
 func (f *finder) Missing(_ context.Context, hashes []narinfo.HashPart) (missing []narinfo.HashPart, err error) {
 	f.asked = append(f.asked, hashes)
@@ -46,7 +48,9 @@ type plainReceiver struct{ f *finder }
 func (p plainReceiver) Receive(ctx context.Context, by, key string, r io.Reader) error {
 	return p.f.Receive(ctx, by, key, r)
 }
-func (p plainReceiver) Holds(ctx context.Context, key string) (bool, error) { return p.f.Holds(ctx, key) }
+func (p plainReceiver) Holds(ctx context.Context, key string) (bool, error) {
+	return p.f.Holds(ctx, key)
+}
 
 const (
 	hash1 = "00000000000000000000000000000001"
