@@ -65,8 +65,6 @@ var layers = map[string][]string{
 		"store/bucketstore/gc", "store/bucketstore/s3", "store/httpstore", "store/httpstore/upload", "store/pullthrough",
 		"httpcache", "httpcache/token", "httpcache/oidc", "httpcache/clientcert",
 	},
-	"cmd/narserved": {"nar", "narinfo", "signing", "store", "store/artefact", "store/localstore", "store/bucketstore",
-		"store/bucketstore/catalog", "store/bucketstore/catalog/sqlite", "store/httpstore", "store/httpstore/upload", "httpcache", "httpcache/token"},
 
 	"bench/internal/stats":    {},
 	"bench/internal/rawhttp":  {},
