@@ -36,8 +36,8 @@ func writeConfig(t *testing.T, text string) string {
 	return file
 }
 
-// push uploads a path to the cache at a prefix, "" or "/NAME".
-func (u *uploadServer) push(t *testing.T, prefix, token string, p made) {
+// pushTo uploads a path to the cache at a prefix, "" or "/NAME".
+func (u *uploadServer) pushTo(t *testing.T, prefix, token string, p made) {
 	t.Helper()
 	require.Equal(t, 201, u.send(t, http.MethodPut, prefix+"/"+p.info.URL, token, bytes.NewReader(p.archive)).status)
 	require.Equal(t, 201, u.send(t, http.MethodPut, prefix+p.key(), token, bytes.NewReader(p.narinfo(t))).status)
@@ -55,7 +55,7 @@ name = "open"
 	open, root := u.token(t, "push", "--cache", "open"), u.token(t, "push", "--cache", "")
 	p := makePath(t, "secret", []byte("secret"))
 	absent := makePath(t, "absent", []byte("absent"))
-	u.push(t, "/team", team, p)
+	u.pushTo(t, "/team", team, p)
 
 	// Present or absent, without a right all answers are alike.
 	strip := func(a answer) answer {
@@ -95,7 +95,7 @@ name = "open"
 	require.Equal(t, 409, u.send(t, http.MethodPut, "/open"+thief.key(), open, bytes.NewReader(thief.narinfo(t))).status)
 	require.Equal(t, 404, u.send(t, http.MethodHead, "/open/"+p.info.URL, open, nil).status)
 	require.Equal(t, 404, u.send(t, http.MethodGet, "/open/"+p.info.URL, open, nil).status)
-	u.push(t, "/open", open, p)
+	u.pushTo(t, "/open", open, p)
 	require.Equal(t, 200, get(t, u.URL+"/open"+p.key()).status, "but by uploading it whole")
 	var archives int
 	for _, file := range u.files(t) {

@@ -156,6 +156,16 @@ type Config struct {
 	// not there and may be that of Store; "none"; or "auto": with uploads, and only with Upload.
 	Keep string `toml:"keep"`
 
+	// MaxSize is how many bytes an upload directory's archives may have together, such as "200GiB"; the collector deletes
+	// what was used longest ago. Where pins and leases alone have more, uploads are refused. Default: "0", no bound.
+	MaxSize size `toml:"max-size"`
+
+	// KeepUsed is for how long after its last use an uploaded path is kept, such as "90d". Default: "0", for ever.
+	KeepUsed age `toml:"keep-used"`
+
+	// GCInterval is how often the collector runs. "0s": never, `narserved gc` does. Default: "1h".
+	GCInterval duration `toml:"gc-interval"`
+
 	// DrainTimeout is how long a server that was told to stop lets running transfers finish. Default: "5m".
 	DrainTimeout duration `toml:"drain-timeout"`
 
@@ -191,7 +201,7 @@ func defaultConfig() *Config {
 		MaxNARSize: bucketstore.DefaultMaxNAR, UploadLease: duration(bucketstore.DefaultLease), ACMEDomain: []string{}, Compression: auto,
 		Upstream: []string{}, UpstreamKey: []string{}, UpstreamComplete: []string{}, UpstreamBudget: duration(2 * time.Second),
 		UpstreamTTLNegative: duration(30 * time.Second), Keep: auto,
-		ArtefactCache: auto, DrainTimeout: duration(5 * time.Minute), LogFormat: "text", LogLevel: "info",
+		ArtefactCache: auto, GCInterval: duration(time.Hour), DrainTimeout: duration(5 * time.Minute), LogFormat: "text", LogLevel: "info",
 	}
 }
 
@@ -224,7 +234,7 @@ func (c *Config) flags(set *flag.FlagSet) {
 	set.Var(&c.UploadLease, "upload-lease", "how long an uploaded archive waits for its path, as `TIME` with a unit")
 	set.BoolVar(&c.Private, "private", c.Private, "serve only those with a token that may read or push")
 	set.StringVar(&c.ClientCA, "client-ca", c.ClientCA, "PEM `FILE` with the authorities of client certificates")
-	set.StringVar(&c.Catalog, "catalog", c.Catalog, "`FILE` or postgres://… with the catalog of an upload directory")
+	c.catalogFlags(set)
 	set.Var(&list{values: &c.Upstream}, "upstream", "ask the binary cache at this `URL` for what is not here (repeatable)")
 	set.Var(&list{values: &c.UpstreamKey}, "upstream-key", "take from upstreams what this public `KEY` has signed (repeatable)")
 	set.StringVar(&c.UpstreamNetrc, "upstream-netrc", c.UpstreamNetrc, "netrc `FILE` with logins for upstreams")
@@ -233,6 +243,8 @@ func (c *Config) flags(set *flag.FlagSet) {
 	set.Var(&list{values: &c.UpstreamComplete}, "upstream-complete",
 		"what uploads refer to may be at this upstream's `URL` (repeatable)")
 	set.StringVar(&c.Keep, "keep", c.Keep, "keep what upstreams are asked for in this `DIR`: /DIR, none, auto")
+	c.keepFlags(set)
+	set.Var(&c.GCInterval, "gc-interval", "how often what is not kept is deleted, as `TIME` with a unit; 0s for never")
 	set.Var(&c.DrainTimeout, "drain-timeout", "how long transfers may go on after a stop, as `TIME` with a unit")
 	set.StringVar(&c.LogFormat, "log-format", c.LogFormat, "`FORMAT` of the log: text, json")
 	set.StringVar(&c.LogLevel, "log-level", c.LogLevel, "least `LEVEL` to log: debug, info, warn, error")
@@ -242,6 +254,16 @@ func (c *Config) flags(set *flag.FlagSet) {
 func (c *Config) tokenFlags(set *flag.FlagSet) {
 	set.StringVar(&c.StateDir, "state-dir", c.StateDir, "`FOLDER` for the signing key, proofs, certificates and tokens")
 	set.StringVar(&c.TokenFile, "token-file", c.TokenFile, "`FILE` with the tokens that narserved token makes")
+}
+
+func (c *Config) catalogFlags(set *flag.FlagSet) {
+	set.StringVar(&c.Catalog, "catalog", c.Catalog, "`FILE` or postgres://… with the catalog of an upload directory")
+}
+
+// keepFlags binds the flags that say what the collector keeps.
+func (c *Config) keepFlags(set *flag.FlagSet) {
+	set.Var(&c.MaxSize, "max-size", "keep at most this `SIZE` of archives, 0 for no bound")
+	set.Var(&c.KeepUsed, "keep-used", "keep what was used within this `TIME`, as 90d, 12w or 36h; 0 for ever")
 }
 
 // list is a repeatable flag. Its first use drops the values that came from elsewhere.

@@ -77,3 +77,69 @@ Key files, certificates and the store are not opened.
 
 Examples:
   narserved config check /etc/narserved.toml`
+
+const fsckHelp = `
+Compares an upload directory with its catalog, and prints a line for each finding: its kind, the file, what is wrong.
+A server may go on meanwhile. The exit status is 0 if nothing is wrong or all of it was repaired, else 1.
+With --content every archive is read, hashed and decoded. With --rebuild a catalog that was lost is made anew from the
+directory; pins, names of uploaders and times of use cannot be found there. Nobody should push meanwhile.
+
+  KIND               is                                           --repair
+  malformed          a narinfo that cannot be read                removes it; push the path again
+  narinfo-unknown    a path that the catalog does not know        reads its archive and enters it
+  narinfo-differs    a path of which the catalog knows otherwise  reads its archive and enters it
+  narinfo-absent     a path of the catalog without a file         forgets it, if nothing keeps it; else push it again
+  reference-absent   a path that refers to what is not there      does nothing: push what is missing, or delete the path
+  archive-absent     an archive that is gone                      does nothing: push the path again
+  archive-size       an archive of the wrong size                 removes it; push the path again
+  archive-hash       an archive of the wrong hash                 removes it; push the path again
+  archive-content    an archive that holds another NAR            removes it, or the wrong narinfo; push the path again
+  archive-unchecked  an archive that cannot be decoded here       does nothing
+  archive-unneeded   an archive that nothing refers to            removes it
+  left-over          what an interrupted writer has left          removes it, a day later
+
+Examples:
+  narserved fsck --store file:///srv/cache
+  narserved fsck --config /etc/narserved.toml --content --json
+  narserved fsck --config /etc/narserved.toml --repair=archive-unneeded,left-over`
+
+const gcHelp = `
+Deletes from an upload directory what is not kept, and prints what and why. Kept are, with all that they refer to: what
+is pinned; what is just being uploaded; what was used within --keep-used; and of that what fits under --max-size, what
+was used last first. Without either only what was left half done goes, and archives that no path needs.
+A server with --upload does the same by itself, every --gc-interval; one at a time can.
+
+Examples:
+  narserved gc --config /etc/narserved.toml --dry-run --all
+  narserved gc --store file:///srv/cache --max-size 200GiB --keep-used 90d`
+
+const pinAddHelp = `
+Keeps PATH and all that it refers to, until NAME pins another path, is removed, or TIME has passed. What NAME has pinned
+before stays in the history. PATH is a store path, a file inside one, a symlink to one, or a hash part.
+
+Examples:
+  narserved pin add release-1.4 /nix/store/1b9p07z77phvv2hf6gm9f28syp39f1ag-hello --config /etc/narserved.toml
+  narserved pin add nightly ./result --expires 30d --store file:///srv/cache`
+
+const pinRemoveHelp = `
+The path goes with a later collection, unless something else keeps it. The history stays.
+
+Examples:
+  narserved pin remove release-1.3 --config /etc/narserved.toml`
+
+const pinListHelp = `
+Lists the pins of a cache, expired ones, too; or only that of NAME.
+
+Examples:
+  narserved pin list --config /etc/narserved.toml
+  narserved pin list nightly --history --json --store file:///srv/cache`
+
+const deleteHelp = `
+Deletes a path that has leaked or is wrong, at once, beside a running server: first its narinfo, then its archive, unless
+another path has the same content. If others refer to it, it names them and deletes nothing, unless told to delete
+them, too. A pin keeps a path from being deleted; remove it first. What was deleted is printed, a path a line.
+Proxies, and clients that fetched the path, have it still.
+
+Examples:
+  narserved delete /nix/store/1b9p07z77phvv2hf6gm9f28syp39f1ag-secret --config /etc/narserved.toml
+  narserved delete --with-referrers 1b9p07z77phvv2hf6gm9f28syp39f1ag --store file:///srv/cache`

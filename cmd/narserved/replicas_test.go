@@ -305,7 +305,7 @@ func (c *cluster) pull(ctx context.Context, p made) error {
 
 func (c *cluster) collectAll(ctx context.Context, known *catalog.Catalog, files bucketstore.Files) {
 	for ctx.Err() == nil {
-		report, err := gc.Collect(ctx, known, files, gc.Options{MaxSize: 4 << 20, Look: look(files)})
+		report, err := gc.Collect(ctx, known, bucketstore.NewRemover(files), gc.Options{MaxSize: 4 << 20, Look: bucketstore.NewLook(files)})
 		if _, database := errors.AsType[*catalog.DatabaseError](err); err != nil && !database && ctx.Err() == nil {
 			c.t.Errorf("collector: %v", err)
 			return
@@ -344,24 +344,5 @@ func requireWhole(t *testing.T, known *catalog.Catalog, files bucketstore.Files)
 	for path, err := range known.Paths(ctx, "", "") {
 		require.NoError(t, err)
 		require.True(t, there[path.StorePath.HashPart()], "the catalog knows %s", path.StorePath)
-	}
-}
-
-// look reads the narinfo of a path that is in the bucket's root.
-func look(files bucketstore.Files) catalog.Look {
-	return func(ctx context.Context, cache string, hash narinfo.HashPart) (*narinfo.Info, error) {
-		f, err := files.Open(ctx, catalog.NarinfoKey(cache, hash))
-		if errors.Is(err, store.ErrNotFound) {
-			return nil, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		text, err := io.ReadAll(f)
-		if err != nil {
-			return nil, err
-		}
-		return narinfo.Parse(text)
 	}
 }

@@ -27,6 +27,7 @@ type bucket struct {
 	catalog            *catalog.Catalog
 	closer             io.Closer        // of the catalog
 	work               *background.Work // what the catalog does by itself
+	gc                 *collector       // nil: nothing is collected here
 }
 
 // openBucket opens a bucket, with all of its caches, and its catalog. It is made if need be. flag is what names it.
@@ -59,6 +60,10 @@ func (c *Config) openBucket(ctx context.Context, uri, storeDir, flag string, log
 	}
 	b.Store = b.caches[""]
 	b.work.Start(func(ctx context.Context) { _ = b.catalog.Run(ctx) })
+	if c.GCInterval > 0 {
+		b.gc = newCollector(b, c, log)
+		b.work.Start(b.gc.run)
+	}
 	return b, nil
 }
 
@@ -93,6 +98,9 @@ func (b *bucket) inbox(
 		Lease: time.Duration(c.UploadLease), Logger: log,
 		Elsewhere: u.elsewhere((*upstream).isComplete), TempDir: c.tempDir(),
 	}
+	if b.gc != nil {
+		options.Full = b.gc.full.Load
+	}
 	if c.SignUploads {
 		options.Sign = keys
 	}
@@ -101,7 +109,7 @@ func (b *bucket) inbox(
 
 // takeUploads makes a handler's options take uploads into an inbox.
 func takeUploads(o *httpcache.Options, inbox *bucketstore.Inbox) {
-	o.Receiver, o.Pushers = inbox, inbox.View()
+	o.Receiver, o.Deleter, o.Pushers = inbox, inbox, inbox.View()
 }
 
 // checkUploads refuses settings about uploads that contradict each other, and fills in where the catalog is.
@@ -114,6 +122,8 @@ func (c *Config) checkUploads() error {
 		return usageError{hint(fmt.Errorf("upload: the store %q takes none", c.Store), "use --store file:///DIR or s3://BUCKET")}
 	case c.Upload && c.UploadLease < duration(time.Second):
 		return usageError{hint(fmt.Errorf("upload-lease: %s is too short", c.UploadLease), "use 1s or more; 1h is usual")}
+	case c.GCInterval < 0:
+		return usageError{hint(fmt.Errorf("gc-interval: %s is negative", c.GCInterval), "use 0s to collect by hand")}
 	case !c.Upload && len(c.Cache) > 0:
 		return usageError{hint(errors.New("caches with names are for uploads"), "add upload = true")}
 	case !c.Upload && c.keepURI() == "":

@@ -133,8 +133,7 @@ type made struct {
 }
 
 // makePath makes a path of one file.
-func makePath(t *testing.T, name string, content []byte, references ...narinfo.StorePath) made {
-	t.Helper()
+func makePath(t require.TestingT, name string, content []byte, references ...narinfo.StorePath) made {
 	var nar bytes.Buffer
 	field := func(s string) {
 		var size [8]byte
@@ -151,8 +150,7 @@ func makePath(t *testing.T, name string, content []byte, references ...narinfo.S
 	return archived(t, name, nar.Bytes(), references...)
 }
 
-func archived(t *testing.T, name string, nar []byte, references ...narinfo.StorePath) made {
-	t.Helper()
+func archived(t require.TestingT, name string, nar []byte, references ...narinfo.StorePath) made {
 	hash := func(b []byte) narinfo.Hash {
 		sum := sha256.Sum256(b)
 		h, err := narinfo.NewHash(narinfo.SHA256, sum[:])

@@ -253,17 +253,45 @@ func (d *Directory) List(ctx context.Context, prefix string) iter.Seq2[Entry, er
 
 // Sweep removes what writers that died have left behind: files that have not been written to for a day.
 func (d *Directory) Sweep(ctx context.Context) error {
-	return fs.WalkDir(d.root.FS(), ".", func(name string, e fs.DirEntry, err error) error {
+	for e, err := range d.leftovers(ctx, staleTemp) {
 		if err == nil {
-			err = ctx.Err()
+			err = d.removeLeftover(e.Key)
 		}
-		if err != nil || e.IsDir() || !strings.HasPrefix(e.Name(), tempPrefix) {
-			return ignoreAbsent(err)
+		if err != nil {
+			return err
 		}
-		st, err := e.Info()
-		if err != nil || time.Since(st.ModTime()) < staleTemp {
-			return ignoreAbsent(err)
+	}
+	return nil
+}
+
+func (d *Directory) removeLeftover(key string) error {
+	if err := ignoreAbsent(d.root.Remove(key)); err != nil {
+		return fmt.Errorf("bucketstore: %w", err)
+	}
+	return nil
+}
+
+// leftovers yields the files that are being written, and have not been written to for a time.
+func (d *Directory) leftovers(ctx context.Context, olderThan time.Duration) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		err := fs.WalkDir(d.root.FS(), ".", func(name string, e fs.DirEntry, err error) error {
+			if err == nil {
+				err = ctx.Err()
+			}
+			if err != nil || e.IsDir() || !strings.HasPrefix(e.Name(), tempPrefix) {
+				return ignoreAbsent(err)
+			}
+			st, err := e.Info()
+			if err != nil || time.Since(st.ModTime()) < olderThan {
+				return ignoreAbsent(err)
+			}
+			if !yield(Entry{Key: name, Size: st.Size(), Modified: st.ModTime()}, nil) {
+				return fs.SkipAll
+			}
+			return nil
+		})
+		if err != nil {
+			yield(Entry{}, fmt.Errorf("bucketstore: %w", err))
 		}
-		return ignoreAbsent(d.root.Remove(name))
-	})
+	}
 }

@@ -119,6 +119,9 @@ func (b *Inbox) Holds(ctx context.Context, key string) (bool, error) {
 		return false, nil
 	}
 	held, err := b.catalog.Holds(ctx, b.store.name, key)
+	if err == nil && held {
+		held, err = b.lies(ctx, key)
+	}
 	if err != nil || !held {
 		return false, err
 	}
@@ -135,6 +138,42 @@ func (b *Inbox) Holds(ctx context.Context, key string) (bool, error) {
 // is there until fsck has found that out.
 func (b *Inbox) Missing(ctx context.Context, hashes []narinfo.HashPart) ([]narinfo.HashPart, error) {
 	return b.catalog.Keep(ctx, b.store.name, hashes, b.catalog.Now().Add(b.opts.Lease))
+}
+
+// lies reports whether an archive's file is there and has the right size. What was lost is uploaded again.
+func (b *Inbox) lies(ctx context.Context, key string) (bool, error) {
+	a, err := b.catalog.Archive(ctx, key)
+	if errors.Is(err, catalog.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	o, err := b.store.files.Open(ctx, key)
+	if err != nil {
+		return false, ignoreNotFound(err)
+	}
+	state, err := o.State()
+	return state.Size == a.FileSize, errors.Join(err, o.Close())
+}
+
+// Delete deletes the path whose narinfo has the key "HASHPART.narinfo", leased or not, and its archive unless that is
+// needed by others. One that is not there is [store.ErrNotFound]; one that others refer to, or that is pinned, a
+// [store.RefusedError] that names them.
+func (b *Inbox) Delete(ctx context.Context, by, key string) error {
+	hash, ok := narinfoKey(key)
+	if !ok {
+		return notFound(key)
+	}
+	err := b.catalog.DeletePath(ctx, b.store.name, hash, catalog.Deletion{Files: NewRemover(b.store.files), BreakLeases: true})
+	if errors.Is(err, catalog.ErrNotFound) {
+		return notFound(key)
+	}
+	if err != nil {
+		return refusalOf(err)
+	}
+	b.log.Info("path deleted", "cache", b.store.name, "path", hash, "by", by)
+	return nil
 }
 
 // View is the cache as those see it who push: what they are told is there stays for the time of a lease. A path whose

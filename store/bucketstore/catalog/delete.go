@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -26,6 +27,11 @@ type Deletion struct {
 	// Grace is for how long an archive outlives the last path that needs it, so that clients who have read a narinfo get
 	// what it promised. 0: not at all.
 	Grace time.Duration
+
+	// BreakLeases deletes what is leased, too: a path that has leaked must go at once. Whoever the lease was for gets
+	// ErrNoArchive or a *MissingError when it comes to publish, and ErrLeaseLost if it is just uploading the same archive:
+	// the file that this upload leaves is nobody's then.
+	BreakLeases bool
 
 	// Parallel is how many files are removed at a time, default 8. With 1 the caller's goroutine does it.
 	Parallel int
@@ -71,7 +77,7 @@ func (c *Catalog) Delete(ctx context.Context, groups [][]Victim, d Deletion) ([]
 		}
 	}
 	outcomes := make([]Outcome, len(victims))
-	err := c.do(ctx, writing, func(t *tx) error { return t.condemn(c, victims) })
+	err := c.do(ctx, writing, func(t *tx) error { return t.condemn(c, victims, d) })
 	for i, v := range victims {
 		outcomes[i].Err = v.err
 		if err != nil {
@@ -87,7 +93,7 @@ func (c *Catalog) Delete(ctx context.Context, groups [][]Victim, d Deletion) ([]
 	}
 	var archives []archiveRow
 	err = c.do(ctx, writing, func(t *tx) (err error) {
-		archives, err = t.forgetPaths(c, removed, d.Grace)
+		archives, err = t.forgetPaths(c, removed, d)
 		return err
 	})
 	if err != nil {
@@ -143,7 +149,7 @@ func (v *victim) keep() *KeptError {
 }
 
 // condemn marks those as being deleted that nothing keeps.
-func (t *tx) condemn(c *Catalog, victims []*victim) error {
+func (t *tx) condemn(c *Catalog, victims []*victim, d Deletion) error {
 	byID := make(map[int64]*victim, len(victims))
 	ids := make([]int64, len(victims))
 	for i, v := range victims {
@@ -151,7 +157,7 @@ func (t *tx) condemn(c *Catalog, victims []*victim) error {
 		byID[v.ID], ids[i] = v, v.ID
 	}
 	list := asJSON(ids)
-	if err := t.lockVictims(c, byID, list); err != nil {
+	if err := t.lockVictims(c, byID, list, d); err != nil {
 		return err
 	}
 	if err := t.keepReferred(byID, list); err != nil {
@@ -184,7 +190,7 @@ func (t *tx) condemn(c *Catalog, victims []*victim) error {
 }
 
 // lockVictims reads the rows, which from then on nobody else can refer to, pin, lease, use or replace.
-func (t *tx) lockVictims(c *Catalog, byID map[int64]*victim, list string) error {
+func (t *tx) lockVictims(c *Catalog, byID map[int64]*victim, list string, d Deletion) error {
 	var r victim
 	err := t.each(`SELECT id, cache, hash, archive, attempt, until, state, path, refs, last_used, leased_until FROM paths
 		WHERE id IN `+t.dialect.numbers("$1")+` ORDER BY id`+t.dialect.forUpdate(), []any{list},
@@ -198,7 +204,7 @@ func (t *tx) lockVictims(c *Catalog, byID map[int64]*victim, list string) error 
 			case v.state == Deleting && v.until > t.now:
 				v.err = fmt.Errorf("%w: %s", ErrDeleting, v.path)
 			case v.state == Deleting:
-			case v.leased > t.now:
+			case v.leased > t.now && !d.BreakLeases:
 				v.keep().Leased = true
 			case !v.LastUsed.IsZero() && max(v.used, milliseconds(c.lastTouched(v.slot))) > milliseconds(v.LastUsed):
 				v.err = fmt.Errorf("%w: %s", ErrUsed, v.path)
@@ -323,7 +329,7 @@ func (d *Deletion) inParallel(n int, f func(int)) {
 }
 
 // forgetPaths deletes rows, and marks the archives that nothing needs any more as being deleted.
-func (t *tx) forgetPaths(c *Catalog, removed []*victim, grace time.Duration) ([]archiveRow, error) {
+func (t *tx) forgetPaths(c *Catalog, removed []*victim, d Deletion) ([]archiveRow, error) {
 	var archives, ids []int64
 	for _, v := range removed {
 		// Somebody else may have come for the row since, if this process was stopped for the length of the lease.
@@ -339,18 +345,18 @@ func (t *tx) forgetPaths(c *Catalog, removed []*victim, grace time.Duration) ([]
 		}
 		archives, ids = append(archives, v.archive), append(ids, v.ID)
 	}
-	if grace > 0 && len(ids) > 0 {
+	if d.Grace > 0 && len(ids) > 0 {
 		_, err := t.exec(`UPDATE archives SET leased_until = $2 WHERE id IN `+t.dialect.numbers("$1")+` AND leased_until < $2`,
-			asJSON(archives), t.now+grace.Milliseconds())
+			asJSON(archives), t.now+d.Grace.Milliseconds())
 		if err != nil {
 			return nil, err
 		}
 	}
-	return t.condemnArchives(c, archives)
+	return t.condemnArchives(c, archives, d)
 }
 
 // condemnArchives marks those as being deleted that no path needs and no lease keeps, and returns them.
-func (t *tx) condemnArchives(c *Catalog, ids []int64) ([]archiveRow, error) {
+func (t *tx) condemnArchives(c *Catalog, ids []int64, d Deletion) ([]archiveRow, error) {
 	if len(ids) == 0 {
 		return nil, nil
 	}
@@ -361,12 +367,16 @@ func (t *tx) condemnArchives(c *Catalog, ids []int64) ([]archiveRow, error) {
 	if err != nil {
 		return nil, err
 	}
+	leased := t.now // leases up to then are over
+	if d.BreakLeases {
+		leased = math.MaxInt64
+	}
 	var condemned []archiveRow
 	var a archiveRow
 	err = t.each(`UPDATE archives SET state = $2, until = $3 WHERE id IN `+t.dialect.numbers("$1")+`
-		AND (state <> $2 AND leased_until <= $4 OR state = $2 AND until <= $4)
+		AND (state <> $2 AND leased_until <= $5 OR state = $2 AND until <= $4)
 		AND NOT EXISTS (SELECT 1 FROM paths WHERE paths.archive = archives.id) RETURNING id, key, file_size`,
-		[]any{asJSON(ids), Deleting, t.now + c.lease.Milliseconds(), t.now}, []any{&a.id, &a.Key, &a.FileSize}, func() error {
+		[]any{asJSON(ids), Deleting, t.now + c.lease.Milliseconds(), t.now, leased}, []any{&a.id, &a.Key, &a.FileSize}, func() error {
 			condemned = append(condemned, a)
 			return nil
 		})
@@ -420,7 +430,7 @@ func (c *Catalog) DeleteArchives(ctx context.Context, ids []int64, d Deletion) (
 	defer cancel()
 	var archives []archiveRow
 	err = c.do(ctx, writing, func(t *tx) (err error) {
-		archives, err = t.condemnArchives(c, ids)
+		archives, err = t.condemnArchives(c, ids, d)
 		return err
 	})
 	if err != nil {

@@ -67,9 +67,9 @@ func (c *Catalog) Pins(ctx context.Context, cache string) ([]Pin, error) {
 	return c.pins(ctx, `cache = $1 AND replaced = 0 ORDER BY name`, cache)
 }
 
-// PinHistory returns all that a name has ever pinned, the newest first.
+// PinHistory returns all that a name has ever pinned, the newest first; "" is all names.
 func (c *Catalog) PinHistory(ctx context.Context, cache, name string) ([]Pin, error) {
-	return c.pins(ctx, `cache = $1 AND name = $2 ORDER BY id DESC`, cache, name)
+	return c.pins(ctx, `cache = $1 AND (name = $2 OR $2 = '') ORDER BY id DESC`, cache, name)
 }
 
 func (c *Catalog) pins(ctx context.Context, condition string, args ...any) ([]Pin, error) {

@@ -122,11 +122,14 @@ func TestPushIsTakenUpWhereItWasCutOff(t *testing.T) {
 
 func TestPushTriesAgain(t *testing.T) {
 	for name, fault := range map[string]func(w http.ResponseWriter, r *http.Request){
-		"503":              func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) },
-		"429":              func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTooManyRequests) },
-		"500":              func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) },
-		"a lost answer":    func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
-		"a cut connection": func(_ http.ResponseWriter, r *http.Request) { _, _ = io.CopyN(io.Discard, r.Body, 1000); panic(http.ErrAbortHandler) },
+		"503":           func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) },
+		"429":           func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTooManyRequests) },
+		"500":           func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) },
+		"a lost answer": func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+		"a cut connection": func(_ http.ResponseWriter, r *http.Request) {
+			_, _ = io.CopyN(io.Discard, r.Body, 1000)
+			panic(http.ErrAbortHandler)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, c := newSources(), newCache(t, nil)
