@@ -48,8 +48,9 @@ func (g *collector) run(ctx context.Context) {
 	var last time.Time
 	for {
 		if time.Since(last) >= g.interval || g.full.Load() || g.exceeded(ctx) {
-			g.collect(ctx)
-			last = time.Now()
+			if g.collect(ctx) {
+				last = time.Now()
+			}
 		}
 		select {
 		case <-ticker.C:
@@ -67,11 +68,12 @@ func (g *collector) exceeded(ctx context.Context) bool {
 	return err == nil && usage.Bytes > g.options.MaxSize
 }
 
-// collect deletes once. Another collector that is at it, in another process, does the same work: then only its result is
-// of interest.
-func (g *collector) collect(ctx context.Context) {
+// collect deletes once. Another collector that is at it, in another process, does the same work, unless it has died: then
+// collect is false, and only sees whether there is room.
+func (g *collector) collect(ctx context.Context) (collected bool) {
 	report, err := gc.Collect(ctx, g.catalog, bucketstore.NewRemover(g.files), g.options)
-	if locked, ok := errors.AsType[*catalog.LockedError](err); ok {
+	locked, others := errors.AsType[*catalog.LockedError](err)
+	if others {
 		g.log.Info("another process collects garbage", "holder", locked.Holder)
 		plan := g.options
 		plan.DryRun = true
@@ -83,10 +85,10 @@ func (g *collector) collect(ctx context.Context) {
 	if err != nil && ctx.Err() == nil {
 		g.log.Error("garbage collection failed", "error", err)
 	}
-	if report == nil || ctx.Err() != nil {
-		return
+	if report != nil && ctx.Err() == nil {
+		g.tell(report)
 	}
-	g.tell(report)
+	return !others
 }
 
 func (g *collector) tell(r *gc.Report) {
