@@ -64,7 +64,7 @@ func TestReplicasSurviveKills(t *testing.T) {
 	database := postgresql.Database(t)
 	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", bucket.CredentialsFile)
 	uri := fmt.Sprintf("s3://%s?endpoint=%s&region=%s", bucket.Bucket, url.QueryEscape(bucket.URL), s3test.Region)
-	c := startCluster(t, "--upload", "--store", uri, "--catalog", database, "--unsigned", "--upload-lease", "2s", "--log-level", "warn")
+	c := startCluster(t, "--upload", "--store", uri, "--catalog", database, "--unsigned", "--upload-lease", "2s", "--gc-interval", "0s", "--log-level", "warn")
 	options, err := s3.ParseURL(uri)
 	require.NoError(t, err)
 	files, err := s3.Open(t.Context(), options)

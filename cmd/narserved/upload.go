@@ -120,8 +120,8 @@ func (c *Config) checkUploads() error {
 	switch {
 	case c.Upload && !isBucket(c.Store):
 		return usageError{hint(fmt.Errorf("upload: the store %q takes none", c.Store), "use --store file:///DIR or s3://BUCKET")}
-	case c.Upload && c.UploadLease < duration(time.Second):
-		return usageError{hint(fmt.Errorf("upload-lease: %s is too short", c.UploadLease), "use 1s or more; 1h is usual")}
+	case c.UploadLease <= 0:
+		return usageError{hint(fmt.Errorf("upload-lease: %s is no time to upload in", c.UploadLease), "1h is usual")}
 	case c.GCInterval < 0:
 		return usageError{hint(fmt.Errorf("gc-interval: %s is negative", c.GCInterval), "use 0s to collect by hand")}
 	case !c.Upload && len(c.Cache) > 0:
