@@ -59,12 +59,28 @@ func (c *Config) openBucket(ctx context.Context, uri, storeDir, flag string, log
 		}
 	}
 	b.Store = b.caches[""]
+	b.warnOfLoss(ctx, log)
 	b.work.Start(func(ctx context.Context) { _ = b.catalog.Run(ctx) })
 	if c.GCInterval > 0 {
 		b.gc = newCollector(b, c, log)
 		b.work.Start(b.gc.run)
 	}
 	return b, nil
+}
+
+// warnOfLoss tells of a bucket that others have filled, or whose catalog was lost: nothing of it counts as there for
+// those who push, and nothing of it is ever deleted.
+func (b *bucket) warnOfLoss(ctx context.Context, log *slog.Logger) {
+	usage, err := b.catalog.Usage(ctx)
+	if err != nil || usage.Archives > 0 {
+		return
+	}
+	for _, err := range b.Paths(ctx) {
+		if err == nil {
+			log.Warn("the catalog knows nothing of what is in this bucket", "advice", "narserved fsck --rebuild")
+		}
+		return
+	}
 }
 
 // Close implements io.Closer.

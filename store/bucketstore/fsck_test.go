@@ -2,6 +2,7 @@ package bucketstore_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -235,6 +237,26 @@ func TestFsckFindsEachKindOfDamage(t *testing.T) {
 				func(t *testing.T, o *operated, _, _ pushed) { o.write(t, "nar/x", []byte("x")) },
 				func(string, pushed) []string { return []string{"archive-unneeded nar/x"} }, nil,
 			},
+			"an upload whose archive is lost": {
+				func(t *testing.T, o *operated, _, _ pushed) {
+					p := newPath(t, "zstd", "uploaded")
+					require.NoError(t, o.inboxes[cache].Receive(t.Context(), "ann", p.info.URL, bytes.NewReader(p.archive)))
+					o.remove(t, p.info.URL)
+				},
+				func(string, pushed) []string {
+					return []string{"archive-absent " + newPath(t, "zstd", "uploaded").info.URL}
+				}, nil,
+			},
+			"an upload whose archive is short": {
+				func(t *testing.T, o *operated, _, _ pushed) {
+					p := newPath(t, "zstd", "uploaded")
+					require.NoError(t, o.inboxes[cache].Receive(t.Context(), "ann", p.info.URL, bytes.NewReader(p.archive)))
+					o.write(t, p.info.URL, []byte("x"))
+				},
+				func(string, pushed) []string {
+					return []string{"archive-size " + newPath(t, "zstd", "uploaded").info.URL}
+				}, nil,
+			},
 			"a listing without a narinfo": {
 				func(t *testing.T, o *operated, _, _ pushed) {
 					o.write(t, cache+"/"+strings.Repeat("0", 32)+".ls", []byte("{}"))
@@ -253,7 +275,7 @@ func TestFsckFindsEachKindOfDamage(t *testing.T) {
 				func(string, pushed) []string { return []string{"left-over nar/.new-1"} }, nil,
 			},
 		} {
-			t.Run(cmpOr(cache, "root")+"/"+name, func(t *testing.T) {
+			t.Run(cmp.Or(cache, "root")+"/"+name, func(t *testing.T) {
 				o := operate(t, "team", "other")
 				lib := newPath(t, "none", "lib")
 				app := newPath(t, "zstd", "app", lib)
@@ -282,13 +304,6 @@ func TestFsckFindsEachKindOfDamage(t *testing.T) {
 			})
 		}
 	}
-}
-
-func cmpOr(a, b string) string {
-	if a == "" {
-		return b
-	}
-	return a
 }
 
 func (o *operated) write(t *testing.T, key string, content []byte) {
@@ -466,8 +481,9 @@ func TestFsckBesideAServerFindsNothing(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var working sync.WaitGroup
 	var trouble error
+	var rounds atomic.Int64
 	working.Go(func() {
-		for n := 0; ctx.Err() == nil; n++ {
+		for ; ctx.Err() == nil; rounds.Add(1) {
 			for _, p := range []pushed{lib, app, top} {
 				if err := o.send(ctx, "", p); err != nil && ctx.Err() == nil {
 					trouble = errors.Join(trouble, fmt.Errorf("push: %w", err))
@@ -482,7 +498,7 @@ func TestFsckBesideAServerFindsNothing(t *testing.T) {
 		}
 	})
 	options := &bucketstore.FsckOptions{Content: true, Repair: bucketstore.Kinds()}
-	for range 60 {
+	for n := 0; n < 50 || rounds.Load() < 10; n++ {
 		for f, err := range bucketstore.Fsck(t.Context(), o.files, o.catalog, options) {
 			require.NoError(t, err)
 			t.Error(f)

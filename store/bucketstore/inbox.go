@@ -40,7 +40,8 @@ type InboxOptions struct {
 	// Full reports whether there is no room for more archives. It must be quick. nil: there always is.
 	Full func() bool
 
-	// Lease is how long an archive waits for its narinfo, and what a pusher was told is there is kept. 0: [DefaultLease].
+	// Lease is how long an archive waits for its narinfo, and a path for what refers to it: so long what was uploaded, and
+	// what a pusher was told is there, is kept. 0: [DefaultLease].
 	Lease time.Duration
 
 	// TempDir is where an archive lies while its hash is computed, if nobody has said what that is (see [Keeper]).
@@ -272,7 +273,12 @@ func (b *Inbox) publish(ctx context.Context, by string, hash narinfo.HashPart, i
 	if info.FileSize == 0 {
 		info.FileSize = a.FileSize
 	}
-	return b.announce(ctx, by, info, b.opts.Elsewhere)
+	if err := b.announce(ctx, by, info, b.opts.Elsewhere); err != nil {
+		return err
+	}
+	// What refers to it is still on its way. A path that is gone by now is missed by that, and pushed again.
+	_, err = b.catalog.Lease(ctx, b.store.name, []narinfo.HashPart{hash}, b.catalog.Now().Add(b.opts.Lease))
+	return err
 }
 
 // announce publishes a path whose archive is there. It adds our signatures to info.
@@ -324,7 +330,8 @@ func (b *Inbox) writeInfo(ctx context.Context, info *narinfo.Info) error {
 // refusalOf tells what the uploader can mend from what it cannot.
 func refusalOf(err error) error {
 	if missing, ok := errors.AsType[*catalog.MissingError](err); ok {
-		return refuse(store.Incomplete, "%v", missing)
+		// Nix remembers for a month what it has seen in a cache, and does not push that.
+		return refuse(store.Incomplete, "%v (a Nix that has seen it here before pushes it with --refresh)", missing)
 	}
 	if mismatch, ok := errors.AsType[*catalog.MismatchError](err); ok {
 		return refuse(store.Invalid, "%v", mismatch)

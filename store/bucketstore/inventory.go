@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -218,9 +217,6 @@ func (p *knownPath) agrees(n *foundInfo) bool {
 }
 
 const hashPartSize = 32
-
-// cachesOf are all caches, sorted.
-func (v *inventory) caches() []string { return slices.Sorted(maps.Keys(v.stores)) }
 
 // inParallel calls f(0) … f(n-1), and returns the error of the first that failed; others may not have been called then.
 func inParallel(ctx context.Context, n, workers int, f func(int) error) error {

@@ -52,7 +52,8 @@ func (f *fsck) repair(ctx context.Context, s *suspect) error {
 		return f.catalog.DeletePath(ctx, s.Cache, s.Path.HashPart(), catalog.Deletion{Files: NewRemover(f.files)})
 	case LostArchive, WrongSize:
 		if s.Path == "" {
-			return f.removeUnneeded(ctx, s.Key)
+			// What the lease promised is not there.
+			return f.removeUnneeded(ctx, s.Key, catalog.Deletion{Files: NewRemover(f.files), BreakLeases: true})
 		}
 		if s.Kind == LostArchive {
 			return errNoRepair
@@ -76,7 +77,7 @@ func (f *fsck) repair(ctx context.Context, s *suspect) error {
 		if len(f.malformed) > 0 {
 			return errors.New("it may belong to a malformed narinfo: see to those first")
 		}
-		return f.removeUnneeded(ctx, s.Key)
+		return f.removeUnneeded(ctx, s.Key, catalog.Deletion{Files: NewRemover(f.files)})
 	case LeftOver:
 		if l, ok := f.files.(leaver); ok && !isKey(s.Key) {
 			return l.removeLeftover(s.Key)
@@ -99,7 +100,7 @@ func (f *fsck) remove(ctx context.Context, s *suspect) error {
 }
 
 // removeUnneeded has the catalog delete an archive, so that an upload of the same cannot be in the way.
-func (f *fsck) removeUnneeded(ctx context.Context, key string) error {
+func (f *fsck) removeUnneeded(ctx context.Context, key string, d catalog.Deletion) error {
 	if _, err := f.catalog.BeginUpload(ctx, key, 0); err != nil {
 		return err
 	}
@@ -111,7 +112,7 @@ func (f *fsck) removeUnneeded(ctx context.Context, key string) error {
 	if a == nil {
 		return nil // a collection was quicker
 	}
-	if _, err := f.catalog.DeleteArchives(ctx, []int64{a.ID}, catalog.Deletion{Files: NewRemover(f.files)}); err != nil {
+	if _, err := f.catalog.DeleteArchives(ctx, []int64{a.ID}, d); err != nil {
 		return err
 	}
 	if there, err := f.exists(ctx, key); err != nil || !there {
