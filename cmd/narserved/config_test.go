@@ -191,3 +191,28 @@ func TestSettingNamed(t *testing.T) {
 		})
 	}
 }
+
+func TestTheNixOSCacheComesWithItsKey(t *testing.T) {
+	const other = "cache.nixos.org-1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
+	const mine = "mine-1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
+	for _, row := range []struct {
+		name, at    string
+		given, want []string
+	}{
+		{"alone", "https://cache.nixos.org", nil, []string{nixosKey}},
+		{"with a slash", "https://cache.nixos.org/", nil, []string{nixosKey}},
+		{"beside others", "https://cache.nixos.org", []string{mine}, []string{nixosKey, mine}},
+		{"replaced", "https://cache.nixos.org", []string{other}, []string{other}},
+		{"unencrypted", "http://cache.nixos.org", nil, nil},
+		{"another port", "https://cache.nixos.org:8443", nil, nil},
+		{"another host", "https://cache.nixos.org.example.org", []string{mine}, []string{mine}},
+	} {
+		keys, err := (&Config{UpstreamKey: row.given}).upstreamKeys(row.at)
+		require.NoError(t, err, row.name)
+		var got []string
+		for _, k := range keys {
+			got = append(got, k.String())
+		}
+		require.Equal(t, row.want, got, row.name)
+	}
+}

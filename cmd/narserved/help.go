@@ -10,7 +10,8 @@ Examples:
   narserved serve --config /etc/narserved.toml
   narserved serve --listen :443 --acme-domain cache.example.org
   narserved serve --listen unix:/run/narserved/socket --sign-key /etc/nix/cache.sec
-  narserved serve --store file:///srv/cache --roots /nix/var/nix/profiles/system`
+  narserved serve --store file:///srv/cache --roots /nix/var/nix/profiles/system
+  narserved serve --store file:///srv/cache --upload --upstream https://cache.nixos.org`
 
 const queryHelp = `
 KIND is one of

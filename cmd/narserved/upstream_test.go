@@ -2,8 +2,11 @@ package main_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -216,10 +219,6 @@ func TestForeignShapesAreKeptUnderCanonicalNames(t *testing.T) {
 
 func TestNothingWrongIsKept(t *testing.T) {
 	other := makePath(t, "other", []byte(strings.Repeat("other", 50_000)))
-	noise := bytes.Repeat([]byte{0}, 1<<20)
-	for i := range noise {
-		noise[i] = byte(i * i >> 7)
-	}
 	for name, row := range map[string]struct {
 		change  func(m *made) // after it was signed
 		serve   func(w http.ResponseWriter, archive []byte)
@@ -248,7 +247,7 @@ func TestNothingWrongIsKept(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := newOrigin(t)
-			m := o.add(t, makePath(t, "hello", noise))
+			m := o.add(t, makePath(t, "hello", noise(1<<20)))
 			if row.change != nil {
 				row.change(&m)
 				o.files[m.key()], o.files["/"+m.info.URL] = m.narinfo(t), m.archive
@@ -374,6 +373,71 @@ func TestManyFirstRequestsAreOneDownload(t *testing.T) {
 	require.Equal(t, 1, o.count("/nar/"))
 }
 
+// halfway has the origin send half of each archive, and the rest when release is closed.
+func (o *origin) halfway() (release chan struct{}) {
+	release = make(chan struct{})
+	o.set(func(w http.ResponseWriter, r *http.Request) bool {
+		file, ok := o.files[r.URL.Path]
+		if !ok || !strings.HasPrefix(r.URL.Path, "/nar/") {
+			return false
+		}
+		_, _ = w.Write(file[:len(file)/2])
+		_ = http.NewResponseController(w).Flush()
+		select {
+		case <-release:
+			_, _ = w.Write(file[len(file)/2:])
+		case <-r.Context().Done():
+		}
+		return true
+	})
+	return release
+}
+
+// noise does not compress.
+func noise(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(b)
+	return b
+}
+
+func TestClientsReadWhatIsStillArriving(t *testing.T) {
+	o := newOrigin(t)
+	p := o.add(t, makePath(t, "large", noise(1<<20)))
+	s, dir := startKeeping(t, o.flags()...)
+	release := o.halfway()
+	resp, err := httpClient.Get(s.URL + "/" + s.narinfoFields(t, string(p.info.StorePath))["URL"])
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	half := make([]byte, len(p.archive)/2-64<<10) // all but what lies in buffers on the way
+	_, err = io.ReadFull(resp.Body, half)
+	require.NoError(t, err)
+	require.Equal(t, p.archive[:len(half)], half)
+	require.NotContains(t, filesOf(t, dir), p.key()[1:])
+	close(release)
+	rest, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	require.Equal(t, p.archive[len(half):], rest)
+	s.hasKept(t, 1)
+}
+
+// A download that goes on for the cache alone does not keep the server from stopping, and leaves nothing.
+func TestAStopEndsDownloads(t *testing.T) {
+	o := newOrigin(t)
+	p := o.add(t, makePath(t, "large", noise(1<<20)))
+	s, dir := startKeeping(t, o.flags()...)
+	o.halfway()
+	ctx, leave := context.WithCancel(t.Context())
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.URL+"/"+s.narinfoFields(t, string(p.info.StorePath))["URL"], nil)
+	require.NoError(t, err)
+	resp, err := httpClient.Do(req)
+	require.NoError(t, err)
+	leave()
+	require.NoError(t, resp.Body.Close())
+	require.NoError(t, s.cmd.Process.Signal(syscall.SIGTERM))
+	require.NoError(t, s.cmd.Wait())
+	require.Equal(t, []string{"nix-cache-info"}, filesOf(t, dir))
+}
+
 func TestPushersSeeNothingOfUpstreams(t *testing.T) {
 	o := newOrigin(t)
 	lib := o.add(t, makePath(t, "lib", []byte("lib")))
@@ -418,6 +482,74 @@ func TestUploadsMayReferToACompleteUpstream(t *testing.T) {
 	o.set(func(w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(500); return true })
 	other := makePath(t, "other", []byte("other"), makePath(t, "unknown", nil).info.StorePath)
 	require.Equal(t, 500, put(other), "an upstream that cannot tell is no reason to tell the client to push more")
+}
+
+// What was kept and is damaged is fetched again and mended; what an upstream has instead of it is no help.
+func TestWhatIsDamagedHereIsMendedFromAnUpstream(t *testing.T) {
+	o := newOrigin(t)
+	p := o.add(t, makePath(t, "hello", []byte(strings.Repeat("hello", 10_000))))
+	s, dir := startKeeping(t, o.flags()...)
+	_, got := s.fetch(t, p)
+	require.Equal(t, p.archive, got.body)
+	s.hasKept(t, 1)
+	file := filepath.Join(dir, p.info.URL)
+	for name, damage := range map[string][]byte{"short": p.archive[1:], "wrong": bytes.Repeat([]byte{1}, len(p.archive)), "gone": nil} {
+		require.NoError(t, os.Remove(file))
+		if damage != nil {
+			require.NoError(t, os.WriteFile(file, damage, 0o644))
+		}
+		_, got := s.fetch(t, p)
+		require.NoError(t, got.err, name)
+		require.Equal(t, p.archive, got.body, name)
+		require.Eventually(t, func() bool {
+			stored, err := os.ReadFile(file)
+			return err == nil && bytes.Equal(stored, p.archive)
+		}, 10*time.Second, 10*time.Millisecond, name)
+		require.Eventually(t, func() bool {
+			before := o.count("/nar/")
+			_, got := s.fetch(t, p)
+			return bytes.Equal(got.body, p.archive) && o.count("/nar/") == before
+		}, 10*time.Second, 50*time.Millisecond, "%s: it is served from here again", name)
+	}
+}
+
+func TestUpstreamsThatWantALogin(t *testing.T) {
+	o := newOrigin(t)
+	p := o.add(t, makePath(t, "hello", []byte("hello")))
+	o.set(func(w http.ResponseWriter, r *http.Request) bool {
+		if user, password, _ := r.BasicAuth(); user != "me" || password != "sesame" {
+			w.WriteHeader(http.StatusUnauthorized)
+			return true
+		}
+		return false
+	})
+	netrc := filepath.Join(t.TempDir(), "netrc")
+	require.NoError(t, os.WriteFile(netrc, []byte("machine other login x password y\nmachine 127.0.0.1 login me password sesame\n"), 0o600))
+	s := startServer(t, append(o.flags(), "--store", newBucket(t).URI(), "--upstream-netrc", netrc)...)
+	_, got := s.fetch(t, p)
+	require.Equal(t, p.archive, got.body)
+	without := startServer(t, append(o.flags(), "--store", newBucket(t).URI())...)
+	require.Equal(t, 404, get(t, without.URL+p.key()).status)
+	require.Equal(t, "failing", without.upstreams(t)[0].State)
+	require.NotContains(t, s.log.String()+string(get(t, s.Admin+"/status").body), "sesame")
+}
+
+// An upstream's paths are trusted for its keys alone.
+func TestUntrustedPathsAreNotThere(t *testing.T) {
+	o := newOrigin(t)
+	forged := o.add(t, makePath(t, "forged", []byte("forged")))
+	forged.info.Signatures = nil
+	forged.info.Sign(newKey(t, "origin-1"))
+	o.files[forged.key()] = forged.narinfo(t)
+	unsigned := makePath(t, "unsigned", []byte("unsigned"))
+	o.files[unsigned.key()] = unsigned.narinfo(t)
+	s, dir := startKeeping(t, o.flags()...)
+	for _, m := range []made{forged, unsigned} {
+		require.Equal(t, 404, get(t, s.URL+m.key()).status)
+		require.Equal(t, 404, get(t, s.URL+"/nar/"+string(m.info.StorePath.HashPart())+".nar").status)
+	}
+	require.Equal(t, []string{"nix-cache-info"}, filesOf(t, dir))
+	require.Zero(t, o.count("/nar/"))
 }
 
 // A live store's own paths come first, compressed by us; an upstream's come as they are, and are not compressed again.

@@ -3,6 +3,7 @@ package bucketstore
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -19,6 +20,8 @@ import (
 // the bucket that is not its hash would have to be copied to another (no bucket renames) and be cleaned away after a
 // crash, and those who read the bucket could see it.
 //
+// A path that the cache has, or comes to have meanwhile by an upload, stays as it is.
+//
 // The path keeps the signatures that it came with. Whether they are to be trusted is for who read it to say: the inbox's
 // Trusted are not asked for.
 type Keeper struct {
@@ -33,11 +36,15 @@ type Keeper struct {
 
 // Receive stores a path's archive and publishes the path, if archive ends with a bare io.EOF and is what info promises.
 // An archive that cannot be decoded here is refused, for nothing would prove its NAR. What is refused is a
-// [store.RefusedError]; an error of archive is returned wrapped; nothing of the path can then be seen. info may be changed.
+// [store.RefusedError]; an error of archive is returned wrapped; nothing of the path can then be seen. Where there is nothing
+// to be done it returns nil and reads nothing. info may be changed.
 func (k *Keeper) Receive(ctx context.Context, info *narinfo.Info, archive io.Reader) error {
 	b := k.Inbox
 	if info.StorePath.Dir() != b.store.StoreDir() {
 		return refuse(store.Invalid, "this cache is for paths in %s, not %s", b.store.StoreDir(), info.StorePath)
+	}
+	if there, err := k.has(ctx, info); err != nil || there {
+		return err
 	}
 	if info.Compression == "" {
 		info.Compression = "bzip2"
@@ -68,8 +75,20 @@ func (k *Keeper) Receive(ctx context.Context, info *narinfo.Info, archive io.Rea
 	if err := b.storeArchive(ctx, in, archive); err != nil {
 		return err
 	}
+	if there, err := k.has(ctx, info); err != nil || there {
+		return err
+	}
 	info.URL, info.FileHash, info.FileSize = in.key, named, in.size
 	return b.announce(ctx, k.From, info, k.Elsewhere)
+}
+
+// has reports whether the path is in the cache, and well.
+func (k *Keeper) has(ctx context.Context, info *narinfo.Info) (bool, error) {
+	_, err := k.Inbox.store.Info(ctx, info.StorePath.HashPart())
+	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrCorrupt) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // extensionOf is what follows ".nar" in the name of an archive that is so compressed.
