@@ -8,6 +8,7 @@ import (
 	"hash"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/voidnxlab/nixtrap/internal/narfile"
 	"github.com/voidnxlab/nixtrap/nar"
@@ -62,11 +63,20 @@ func (b *Inbox) storeArchive(ctx context.Context, in *incoming, content io.Reade
 	}
 	r := newIntake(content, in, b.opts.MaxArchive, b.opts.MaxNAR)
 	defer r.close()
+	begun := time.Now()
+	r.going = func() (err error) {
+		if time.Since(begun) < b.opts.Lease/4 {
+			return nil
+		}
+		begun = time.Now()
+		upload, err = b.catalog.BeginUpload(ctx, in.key, b.opts.Lease)
+		return err
+	}
 	if _, err := b.store.files.Put(ctx, in.key, r, -1); err != nil {
 		if refused := r.refused(in.key); refused != nil {
 			return refused
 		}
-		return err
+		return refusalOf(err)
 	}
 	in.size = r.size
 	err = b.catalog.AddArchive(ctx, upload, b.store.name, in.by, catalog.Archive{
@@ -85,6 +95,8 @@ type intake struct {
 	max  int64 // bytes of the file
 	hash hash.Hash
 	size int64
+
+	going func() error // is called now and then, and before the end, so that nobody takes the upload for given up
 
 	pipe    *io.PipeWriter // to the decoder
 	decoded chan struct{}  // closed by the decoder, which has then set what follows
@@ -176,6 +188,10 @@ func (i *intake) Read(p []byte) (int, error) {
 	i.size += int64(n)
 	if i.size > i.max {
 		return 0, i.refuse(store.TooLarge, "an archive of more than %d bytes", i.max)
+	}
+	if err := i.going(); err != nil {
+		i.err = err
+		return 0, err
 	}
 	i.hash.Write(p[:n])
 	if _, pipeErr := i.pipe.Write(p[:n]); pipeErr != nil {
