@@ -24,6 +24,8 @@ func (p *process) commands() []*command {
 	return []*command{
 		{"serve", "[flags]", "serve a Nix store (the default command)", serveHelp, p.runServe},
 		{"query", "KIND [flags] [PATH…]", "ask a store what it knows", queryHelp, p.runQuery},
+		{"push", "--to URL [flags] PATH…", "push paths to a cache, with all that they need", pushHelp, p.runPush},
+		{"post-build-hook", "[flags]", "queue what Nix has built for pushing", postBuildHookHelp, p.runPostBuildHook},
 		{"key generate", "NAME [flags]", "make a signing key", keyGenerateHelp, p.runKeyGenerate},
 		{"key public", "FILE", "print a signing key's public half", keyPublicHelp, p.runKeyPublic},
 		{"token create", "--name NAME --scope SCOPE [flags]", "make a token", tokenCreateHelp, p.runTokenCreate},
@@ -153,7 +155,7 @@ func (p *process) runHelp(ctx context.Context, cmd *command, args []string) erro
 	if len(args) == 0 {
 		fmt.Fprint(p.stdout, "narserved serves a Nix store to every Nix that can reach it.\n\nCommands:\n")
 		for _, c := range p.commands() {
-			fmt.Fprintf(p.stdout, "  %-14s %s\n", c.name, c.short)
+			fmt.Fprintf(p.stdout, "  %-15s %s\n", c.name, c.short)
 		}
 		fmt.Fprint(p.stdout, "\nnarserved help COMMAND explains one, with its flags and examples.\n")
 		return nil

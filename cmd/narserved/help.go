@@ -29,6 +29,34 @@ Examples:
   narserved query info --json 1b9p07z77phvv2hf6gm9f28syp39f1ag
   narserved query search "glibc-2.*"`
 
+const pushHelp = `
+Pushes the paths and all that they need to a binary cache that takes uploads: one of narserved serve --upload, or any
+other that nix copy --to https://… could push to. What is there already is not sent again, so a push that was stopped is
+run again. A path is published after all that it refers to. PATH is as in narserved query.
+
+The credential is the token in --token-file, else the login for the URL's host in --netrc-file.
+
+With --queue DIR what narserved post-build-hook has queued there is pushed instead, and the queue's entries removed. Several
+may work on one queue. An entry that can never be pushed is moved to DIR/failed, with a file .reason beside it.
+--watch goes on doing so until SIGTERM, trying again what failed; without --queue, in push-queue in the state folder.
+--watch-store moreover queues each path that becomes valid in the store from now on, or since another --watch-store of the
+same queue was stopped; derivations only with --drv.
+
+Examples:
+  narserved push --to https://cache.example.org --token-file token /run/current-system
+  narserved push --to https://cache.example.org $(nix-build)
+  narserved push --to https://cache.example.org --token-file token --watch`
+
+const postBuildHookHelp = `
+Is for nix.conf's post-build-hook: it puts the paths in $OUT_PATHS into a queue, durably, and returns at once, so that a
+build neither waits for a cache nor fails for it. narserved push --watch works the queue off.
+As that setting is a file without arguments, make one, or a symlink named narserved-post-build-hook to narserved.
+Paths in the queue are not kept from Nix's garbage collector.
+
+Examples:
+  ln -s /usr/bin/narserved /etc/nix/narserved-post-build-hook
+  post-build-hook = /etc/nix/narserved-post-build-hook       (in nix.conf)`
+
 const keyGenerateHelp = `
 NAME is, by custom, a host name and a number. Clients find a signature's key by its name alone,
 so two keys need two names.

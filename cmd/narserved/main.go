@@ -29,5 +29,8 @@ func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 	if p.name() == "nix-serve" {
 		return p.runNixServe(ctx, args[1:])
 	}
+	if p.name() == hookName {
+		return p.runCommand(ctx, append([]string{"post-build-hook"}, args[1:]...))
+	}
 	return p.runCommand(ctx, args[1:])
 }

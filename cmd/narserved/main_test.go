@@ -8,5 +8,5 @@ import (
 
 // TestMain makes this test binary the commands that the tests start.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"narserved": main, "nix-serve": main})
+	testscript.Main(m, map[string]func(){"narserved": main, "nix-serve": main, "narserved-post-build-hook": main})
 }

@@ -174,6 +174,21 @@ func (s *Store) DerivedPaths(ctx context.Context, drv narinfo.StorePath) iter.Se
 	return s.sources.paths(ctx, listDerived, drv)
 }
 
+// Registered returns the next paths, at most a thousand, that became valid after the one with the given number, in that
+// order, and the number of the last of them; no paths and the given number are the end. 0 begins with the oldest.
+// Numbers are Nix's own, never given twice in one database. Quarantined paths are among them.
+// Where the daemon answers, which numbers no paths, the error is [store.ErrUnsupported].
+func (s *Store) Registered(ctx context.Context, after int64) (paths []narinfo.StorePath, last int64, err error) {
+	paths, err = ask(ctx, s.sources, func(src source) (paths []narinfo.StorePath, err error) {
+		if _, unnumbered := src.(*daemonSource); unnumbered {
+			return nil, fmt.Errorf("localstore: the daemon numbers no paths: %w", store.ErrUnsupported)
+		}
+		paths, last, err = src.since(ctx, after)
+		return paths, err
+	})
+	return paths, last, err
+}
+
 // Realisation returns what a file realisations/ID.doi of a binary cache holds.
 func (s *Store) Realisation(ctx context.Context, id string) ([]byte, error) {
 	return ask(ctx, s.sources, func(src source) ([]byte, error) { return src.realisation(ctx, id) })

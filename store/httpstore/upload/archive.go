@@ -202,12 +202,8 @@ func (b *sentBody) failure() error {
 // sendArchive uploads an archive, unless the server has it.
 func (c *Client) sendArchive(ctx context.Context, path narinfo.StorePath, a *archive) error {
 	there, err := c.exists(ctx, path, a.key)
-	if err != nil {
+	if err != nil || there {
 		return err
-	}
-	if there {
-		c.sent(path, a.size, a.size)
-		return nil
 	}
 	r := &request{method: http.MethodPut, path: a.key, about: path, size: a.size,
 		header: http.Header{"Content-Type": {"application/x-nix-nar"}}}
