@@ -29,8 +29,8 @@ func (u *uploadServer) tokenFile(t *testing.T) string {
 	return file
 }
 
-// push runs narserved push to its end, and returns what it said.
-func (u *uploadServer) push(t *testing.T, args ...string) (string, error) {
+// runPush runs narserved push to its end, and returns what it said.
+func (u *uploadServer) runPush(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "narserved", append([]string{"push", "--to", u.URL}, args...)...)
 	out, err := cmd.CombinedOutput()
@@ -43,12 +43,12 @@ func TestPushOfTheClosureIsReadBackByEveryRelease(t *testing.T) {
 		t.Run(compression, func(t *testing.T) {
 			u := startUploadServer(t)
 			args := []string{"--store", "local", "--token-file", u.tokenFile(t), "--compression", compression, top}
-			said, err := u.push(t, args...)
+			said, err := u.runPush(t, args...)
 			require.NoError(t, err, said)
 			require.Contains(t, said, "pushed 151 of 151 paths to "+u.URL)
 			require.Contains(t, said, "pushed "+top+" (151 of 151)\n", "a line for each path, for this is no terminal")
 
-			said, err = u.push(t, args...)
+			said, err = u.runPush(t, args...)
 			require.NoError(t, err, said)
 			require.Contains(t, said, "pushed 0 of 151 paths")
 			for _, nix := range realnix.All(t) {
@@ -83,12 +83,12 @@ func TestPushWithoutTheRightSaysSoAndFails(t *testing.T) {
 	u := startUploadServer(t)
 	dir, paths := bucketOf(t, 2)
 	top := string(paths[1].info.StorePath)
-	said, err := u.push(t, "--store", "file://"+dir, "--netrc-file", "/dev/null", top)
+	said, err := u.runPush(t, "--store", "file://"+dir, "--netrc-file", "/dev/null", top)
 	require.Error(t, err)
 	require.Contains(t, said, "has no login for 127.0.0.1")
 	reader := filepath.Join(t.TempDir(), "token")
 	require.NoError(t, os.WriteFile(reader, []byte(u.token(t, "read")), 0o600))
-	said, err = u.push(t, "--store", "file://"+dir, "--token-file", reader, top)
+	said, err = u.runPush(t, "--store", "file://"+dir, "--token-file", reader, top)
 	require.Error(t, err)
 	require.Contains(t, said, "403")
 	require.Contains(t, said, "hint: a token with the scope push is needed")
@@ -96,7 +96,7 @@ func TestPushWithoutTheRightSaysSoAndFails(t *testing.T) {
 
 	netrc := filepath.Join(t.TempDir(), "netrc")
 	require.NoError(t, os.WriteFile(netrc, []byte("machine 127.0.0.1 login x password "+u.token(t, "push")+"\n"), 0o600))
-	said, err = u.push(t, "--store", "file://"+dir, "--netrc-file", netrc, top)
+	said, err = u.runPush(t, "--store", "file://"+dir, "--netrc-file", netrc, top)
 	require.NoError(t, err, said)
 	require.Contains(t, said, "pushed 2 of 2 paths")
 }
@@ -106,7 +106,7 @@ func TestPushNamesThePathThatFails(t *testing.T) {
 	dir, paths := bucketOf(t, 3)
 	bad := paths[1]
 	require.NoError(t, os.WriteFile(filepath.Join(dir, bad.info.URL), append([]byte(nil), paths[0].archive...), 0o644))
-	said, err := u.push(t, "--store", "file://"+dir, "--token-file", u.tokenFile(t), string(paths[2].info.StorePath))
+	said, err := u.runPush(t, "--store", "file://"+dir, "--token-file", u.tokenFile(t), string(paths[2].info.StorePath))
 	exit, ok := err.(*exec.ExitError) //nolint:errorlint // exec returns it bare
 	require.True(t, ok, said)
 	require.Equal(t, 1, exit.ExitCode())
@@ -148,7 +148,7 @@ func TestSeveralWorkersShareAQueue(t *testing.T) {
 	said := make([]string, 3)
 	for i := range said {
 		wg.Go(func() {
-			out, err := u.push(t, "--store", "file://"+dir, "--token-file", token, "--queue", q)
+			out, err := u.runPush(t, "--store", "file://"+dir, "--token-file", token, "--queue", q)
 			if err != nil {
 				t.Errorf("worker %d: %v: %s", i, err, out)
 			}
@@ -173,6 +173,7 @@ type gate struct {
 }
 
 func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body) // only then does the server notice a client that leaves
 	g.mu.Lock()
 	if r.Method == http.MethodPut {
 		g.puts++
@@ -183,7 +184,6 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		<-r.Context().Done()
 		return
 	}
-	body, _ := io.ReadAll(r.Body)
 	out, err := http.NewRequestWithContext(r.Context(), r.Method, g.to+r.URL.Path, bytes.NewReader(body))
 	if err != nil {
 		panic(http.ErrAbortHandler)
