@@ -152,8 +152,8 @@ type Config struct {
 	// UpstreamComplete are those of the upstreams where what an uploaded path refers to may be. Default: it must be here.
 	UpstreamComplete []string `toml:"upstream-complete"`
 
-	// Keep is the directory, a binary cache, where what upstreams are asked for is kept: "/DIR", which is made if it is
-	// not there and may be that of Store; "none"; or "auto": with uploads, and only with Upload.
+	// Keep is the bucket, a binary cache, where what upstreams are asked for is kept: "/DIR", which is made if it is not
+	// there and may be that of Store, or "s3://BUCKET" as Store has it; "none"; or "auto": with uploads, and only with Upload.
 	Keep string `toml:"keep"`
 
 	// MaxSize is how many bytes an upload directory's archives may have together, such as "200GiB"; the collector deletes
@@ -242,7 +242,7 @@ func (c *Config) flags(set *flag.FlagSet) {
 	set.Var(&c.UpstreamTTLNegative, "upstream-ttl-negative", "remember for this `TIME` that an upstream has not got a path")
 	set.Var(&list{values: &c.UpstreamComplete}, "upstream-complete",
 		"what uploads refer to may be at this upstream's `URL` (repeatable)")
-	set.StringVar(&c.Keep, "keep", c.Keep, "keep what upstreams are asked for in this `DIR`: /DIR, none, auto")
+	set.StringVar(&c.Keep, "keep", c.Keep, "`PLACE` for what upstreams are asked for: /DIR, s3://BUCKET, none, auto")
 	c.keepFlags(set)
 	set.Var(&c.GCInterval, "gc-interval", "how often what is not kept is deleted, as `TIME` with a unit; 0s for never")
 	set.Var(&c.DrainTimeout, "drain-timeout", "how long transfers may go on after a stop, as `TIME` with a unit")

@@ -97,9 +97,9 @@ func (o *origin) flags() []string {
 }
 
 type upstreamStatus struct {
-	URL, State                                   string
-	Found, Absent, Failed, Refused, Joined, Kept int64
-	NotKept                                      int64 `json:"not_kept"`
+	URL, State                                           string
+	Found, Absent, Failed, Refused, Pulled, Joined, Kept int64
+	NotKept                                              int64 `json:"not_kept"`
 }
 
 func (s *server) upstreams(t *testing.T) []upstreamStatus {
@@ -510,6 +510,10 @@ func TestWhatIsDamagedHereIsMendedFromAnUpstream(t *testing.T) {
 			_, got := s.fetch(t, p)
 			return bytes.Equal(got.body, p.archive) && o.count("/nar/") == before
 		}, 10*time.Second, 50*time.Millisecond, "%s: it is served from here again", name)
+		require.Eventually(t, func() bool {
+			u := s.upstreams(t)[0]
+			return u.Pulled == u.Kept+u.NotKept
+		}, 10*time.Second, 10*time.Millisecond, "nothing is under way when more damage is done")
 	}
 }
 
