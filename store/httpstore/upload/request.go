@@ -118,7 +118,7 @@ func (c *Client) once(parent context.Context, r *request) (a *answer, after time
 		switch {
 		case body != nil && body.failure() != nil:
 			err = bodyError{body.failure()}
-		case context.Cause(ctx) == errStalled && parent.Err() == nil:
+		case errors.Is(context.Cause(ctx), errStalled) && parent.Err() == nil:
 			err = errStalled
 		}
 		return nil, 0, fmt.Errorf("upload: %s %s: %w", r.method, r.path, err)
