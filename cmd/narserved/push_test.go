@@ -336,19 +336,19 @@ func TestPostBuildHookOfARealBuild(t *testing.T) {
 			require.NoError(t, err)
 			hook := filepath.Join(at, "narserved-post-build-hook")
 			require.NoError(t, os.WriteFile(p.nix.Host(hook), binary, 0o755))
+			var said bytes.Buffer
 			build := func(name string) string {
 				cmd := p.Command(t, "nix-build", "--no-out-link", "--expr", derivation(name, "echo "+name+" > $out", ""),
 					"--option", "post-build-hook", hook)
 				cmd.Env = append(cmd.Env, "STATE_DIRECTORY="+at+"/state")
-				var stderr bytes.Buffer
-				cmd.Stderr = &stderr
+				cmd.Stderr = &said
 				out, err := cmd.Output()
-				require.NoError(t, err, stderr.String())
+				require.NoError(t, err, said.String())
 				return strings.TrimSpace(string(out))
 			}
 			first := build("first")
 			q := filepath.Join(p.nix.Host(at), "state/push-queue")
-			require.Len(t, entries(t, q), 1)
+			require.Len(t, entries(t, q), 1, said.String())
 
 			// A queue that cannot be written fails no build.
 			require.NoError(t, os.Rename(q, q+".kept"))
@@ -357,9 +357,9 @@ func TestPostBuildHookOfARealBuild(t *testing.T) {
 			require.NoError(t, os.Remove(q))
 			require.NoError(t, os.Rename(q+".kept", q))
 
-			said, err := exec.CommandContext(t.Context(), "narserved", "push", "--to", url, "--store", p.URI(), "--queue", q).
+			out, err := exec.CommandContext(t.Context(), "narserved", "push", "--to", url, "--store", p.URI(), "--queue", q).
 				CombinedOutput()
-			require.NoError(t, err, "%s", said)
+			require.NoError(t, err, "%s", out)
 			require.Empty(t, entries(t, q))
 			require.Contains(t, files.narinfo(first), "StorePath: "+first+"\n")
 		})

@@ -1,11 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+
+	"github.com/nix-community/go-nix/pkg/derivation"
 
 	"github.com/voidnxlab/nixtrap/narinfo"
 )
@@ -26,14 +31,18 @@ func (p *process) runPostBuildHook(_ context.Context, cmd *command, args []strin
 		return cmd.misuse("takes no arguments: Nix gives the paths in $OUT_PATHS")
 	}
 	paths, err := outPaths(p.env["OUT_PATHS"])
+	if err == nil && len(paths) == 0 && p.env["DRV_PATH"] != "" {
+		paths, err = outputsOf(p.env["DRV_PATH"])
+	}
 	if err == nil && *dir == "" {
-		err = fmt.Errorf("there is no state folder for a queue (name one with --queue DIR)")
+		err = errors.New("there is no state folder for a queue (name one with --queue DIR)")
 	}
 	if err == nil && len(paths) > 0 {
 		err = queue{*dir}.add(paths)
 	}
 	if err != nil {
-		fmt.Fprintf(p.stderr, "narserved: post-build-hook: not queued for pushing: %v: %s\n", err, p.env["OUT_PATHS"])
+		fmt.Fprintf(p.stderr, "narserved: post-build-hook: not queued for pushing: %v: %s\n", err,
+			cmp.Or(p.env["OUT_PATHS"], p.env["DRV_PATH"]))
 	}
 	return nil
 }
@@ -46,6 +55,32 @@ func outPaths(text string) (paths []narinfo.StorePath, err error) {
 		}
 		paths = append(paths, path)
 	}
+	return paths, nil
+}
+
+// outputsOf lists those outputs of a derivation that are there. Nix 2.8 leaves OUT_PATHS empty for a build that did not
+// say which outputs it wants.
+func outputsOf(drv string) (paths []narinfo.StorePath, err error) {
+	f, err := os.Open(drv)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	d, err := derivation.ReadDerivation(f)
+	if d == nil {
+		return nil, fmt.Errorf("%s: %w", drv, err)
+	}
+	// What else it finds wrong, such as a store that is not /nix/store, is not our business.
+	for _, output := range d.Outputs {
+		path, err := narinfo.ParseStorePath(output.Path)
+		if err != nil {
+			continue // a content-addressed output has none beforehand
+		}
+		if _, err := os.Lstat(string(path)); err == nil {
+			paths = append(paths, path)
+		}
+	}
+	slices.Sort(paths)
 	return paths, nil
 }
 
