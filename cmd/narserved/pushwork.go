@@ -127,7 +127,7 @@ func (w *queueWorker) pass(ctx context.Context) (int, error) {
 	}
 	report, err := w.client.Push(ctx, w.source.Store, roots...)
 	sent := w.shown.end()
-	if err != nil && len(report.Failed) == 0 {
+	if !report.Complete {
 		// Nobody's fault in particular: the server cannot be reached, or denies it.
 		w.keep(good...)
 		return len(entries), errors.Join(append(failures, err)...)

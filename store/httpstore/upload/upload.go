@@ -60,6 +60,9 @@ type Report struct {
 	// Failed are the paths that were not, each with its reason. Those that refer to one that failed are among them, with
 	// a [ReferenceError].
 	Failed map[narinfo.StorePath]error
+	// Complete says that each path of the closure was tried: it is in Failed, or in the cache. Without it, of a path that
+	// is in neither list nothing is known.
+	Complete bool
 }
 
 // Err is nil if nothing has failed. Otherwise it names what did for a reason of its own.
@@ -106,6 +109,7 @@ func (c *Client) Push(ctx context.Context, s store.Store, roots ...narinfo.Store
 			return report, err
 		}
 		if again || !report.overtaken() {
+			report.Complete = true
 			return report, report.Err()
 		}
 	}

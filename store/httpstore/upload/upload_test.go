@@ -195,6 +195,7 @@ func TestPathsThatFailTakeTheirReferrersWithThemAndNothingElse(t *testing.T) {
 	require.NotContains(t, err.Error(), string(s.top.StorePath), "a consequence is not named among the causes")
 	require.ElementsMatch(t, []narinfo.StorePath{s.base.StorePath, s.b.StorePath, s.lone.StorePath}, report.Pushed)
 	require.Len(t, report.Failed, 2)
+	require.True(t, report.Complete)
 	reference, ok := errors.AsType[*upload.ReferenceError](report.Failed[s.top.StorePath])
 	require.True(t, ok)
 	require.Equal(t, s.a.StorePath, reference.Reference)
@@ -233,8 +234,9 @@ func TestDamagedPathIsNotPublished(t *testing.T) {
 func TestDenialEndsThePush(t *testing.T) {
 	for _, token := range []string{"", "forged", "reader"} {
 		s, c := newSources(), newCache(t, nil)
-		_, err := newClient(t, c.url, quick(token)).Push(t.Context(), s, s.top.StorePath)
+		report, err := newClient(t, c.url, quick(token)).Push(t.Context(), s, s.top.StorePath)
 		require.ErrorIs(t, err, upload.ErrDenied, "%q", token)
+		require.False(t, report.Complete, "%q", token)
 		require.Len(t, c.take(), 1, "%q", token)
 
 		var puts atomic.Int64
