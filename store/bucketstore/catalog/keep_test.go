@@ -40,6 +40,20 @@ func TestKeepingAClosureLeasesItsTopsAndTellsWhatIsMissing(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, leased, p.LeasedUntil.Equal(until), "path %d", n)
 		}
+		now.Advance(time.Minute)
+		_, err = c.Keep(t.Context(), "", hashes, now.Now().Add(time.Hour))
+		require.NoError(t, err)
+		for n, longer := range map[int]bool{1: false, 3: false, 5: true} {
+			p, err := c.Path(t.Context(), "", hashes[n])
+			require.NoError(t, err)
+			require.Equal(t, longer, p.LeasedUntil.After(until), "path %d: nine tenths are enough", n)
+		}
+		now.Advance(time.Hour / 2)
+		_, err = c.Keep(t.Context(), "", hashes[3:4], now.Now().Add(time.Hour))
+		require.NoError(t, err)
+		p, err := c.Path(t.Context(), "", hashes[3])
+		require.NoError(t, err)
+		require.True(t, p.LeasedUntil.Equal(now.Now().Add(time.Hour)), "a lease that is half over is made longer")
 		missing, err = c.Keep(t.Context(), "other", hashes, until)
 		require.NoError(t, err)
 		require.Equal(t, hashes, missing, "another cache has none of them")
