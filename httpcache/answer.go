@@ -128,7 +128,8 @@ func (r redirect) Error() string { return "moved to " + string(r) }
 
 func (a *answer) logFailure(status int, err error) {
 	level := slog.LevelDebug
-	if status >= http.StatusInternalServerError || isCorrupt(err) {
+	_, refused := errors.AsType[*store.RefusedError](err) // nobody's fault, or the sender's
+	if status >= http.StatusInternalServerError && !refused || isCorrupt(err) {
 		level = slog.LevelError
 	}
 	a.h.log.LogAttrs(a.r.Context(), level, "request failed", a.attrs(err)...)

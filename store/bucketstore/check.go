@@ -46,9 +46,13 @@ func (f *fsck) suspectRow(n *foundInfo) *suspect {
 	case !row.unsettled && !row.agrees(n):
 		s := suspectInfo(n, DifferentNarinfo, n.key, "the catalog knows %s with the archive %s, and other references or another archive than the file",
 			row.live.Path, row.archive)
-		s.still = func(_ context.Context, now *known) (bool, error) {
+		s.still = func(ctx context.Context, now *known) (bool, error) {
+			again, err := f.readNarinfo(ctx, f.files, n.key)
+			if err != nil {
+				return false, ignoreAbsentOrCorrupt(err)
+			}
 			row := now.paths[n.key]
-			return row != nil && !row.unsettled && !row.agrees(n), nil
+			return row != nil && !row.unsettled && !row.agrees(again), nil
 		}
 		return s
 	}
@@ -95,10 +99,17 @@ func (f *fsck) stillWrong(ctx context.Context, s *suspect, n *foundInfo, size in
 // promises reports whether a narinfo lies there still, and says the same of its archive.
 func (f *fsck) promises(ctx context.Context, n *foundInfo) (bool, error) {
 	now, err := f.readNarinfo(ctx, f.files, n.key)
-	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrCorrupt) {
-		return false, nil
+	if err != nil {
+		return false, ignoreAbsentOrCorrupt(err)
 	}
-	return err == nil && promiseOf(now.info) == promiseOf(n.info), err
+	return promiseOf(now.info) == promiseOf(n.info), nil
+}
+
+func ignoreAbsentOrCorrupt(err error) error {
+	if errors.Is(err, store.ErrCorrupt) {
+		return nil
+	}
+	return ignoreNotFound(err)
 }
 
 func ignoreNotFound(err error) error {
@@ -200,15 +211,15 @@ func (f *fsck) suspectReference(n *foundInfo, reference narinfo.StorePath) *susp
 		if err == nil && other.info.StorePath == reference {
 			return false, nil
 		}
-		if err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrCorrupt) {
+		if err := ignoreAbsentOrCorrupt(err); err != nil {
 			return false, err
 		}
 		// Whoever deletes removes the referrer first: if that is there now, this was seen at one time.
 		now, err := f.readNarinfo(ctx, f.files, n.key)
-		if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrCorrupt) {
-			return false, nil
+		if err != nil {
+			return false, ignoreAbsentOrCorrupt(err)
 		}
-		return err == nil && slices.Contains(now.info.References, reference), err
+		return slices.Contains(now.info.References, reference), nil
 	}
 	return s
 }

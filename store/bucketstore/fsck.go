@@ -60,6 +60,9 @@ func Kinds() []Kind {
 		WrongContent, Unchecked, Unneeded, LeftOver}
 }
 
+// ofAFile reports whether there is something wrong with a file rather than that there is none.
+func (k Kind) ofAFile() bool { return k != LostNarinfo && k != LostArchive && k != LeftOver }
+
 // Finding is one thing that is wrong.
 type Finding struct {
 	Kind     Kind
@@ -230,7 +233,7 @@ func (f *fsck) confirm(ctx context.Context, suspects []*suspect) ([]*suspect, er
 	err = inParallel(ctx, len(suspects), f.opts.Parallel, func(i int) error {
 		s := suspects[i]
 		after, err := f.version(ctx, s.Key)
-		if err != nil || after != s.version {
+		if err != nil || after != s.version || after == nil && s.Kind.ofAFile() {
 			return err
 		}
 		wrong[i] = true

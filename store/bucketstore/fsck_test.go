@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -35,7 +36,7 @@ type operated struct {
 	files   *bucketstore.Directory
 	catalog *catalog.Catalog
 	inboxes map[string]*bucketstore.Inbox
-	ahead   time.Duration // of the catalog's clock
+	ahead   atomic.Int64 // nanoseconds, of the catalog's clock
 }
 
 func operate(t *testing.T, caches ...string) *operated {
@@ -59,7 +60,7 @@ func operate(t *testing.T, caches ...string) *operated {
 func (o *operated) openCatalog(t *testing.T) {
 	t.Helper()
 	c, err := sqlite.OpenFile(t.Context(), filepath.Join(t.TempDir(), "catalog"), &catalog.Options{
-		Now: func() time.Time { return time.Now().Add(o.ahead) },
+		Now: func() time.Time { return time.Now().Add(time.Duration(o.ahead.Load())) },
 	})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, c.Close()) })
@@ -282,7 +283,7 @@ func TestFsckFindsEachKindOfDamage(t *testing.T) {
 				bystander := newPath(t, "none", "bystander")
 				o.push(t, cache, lib, app)
 				o.push(t, "other", bystander, lib)
-				o.ahead = 2 * time.Hour // leases are over
+				o.ahead.Store(int64(2 * time.Hour)) // leases are over
 				key := strings.TrimPrefix(cache+"/"+app.key(), "/")
 				row.damage(t, o, lib, app)
 				want := row.found(key, app)
@@ -399,7 +400,7 @@ func TestRebuildMakesTheCatalogAnew(t *testing.T) {
 	o.push(t, "", lib, app, tool)
 	o.push(t, "team", lib, tool)
 	require.NoError(t, o.catalog.Pin(t.Context(), "", "release", app.info.StorePath, "ann", time.Time{}))
-	o.ahead = 2 * time.Hour
+	o.ahead.Store(int64(2 * time.Hour))
 	before, usage := o.knows(t), o.usage(t)
 	dry := func() string {
 		r, err := gc.Collect(t.Context(), o.catalog, nil, gc.Options{DryRun: true, KeepUsed: 90 * time.Minute})
@@ -534,4 +535,61 @@ func TestDeletingNamesWhatIsInTheWay(t *testing.T) {
 	require.ElementsMatch(t, []string{"nix-cache-info", "team/nix-cache-info", "team/" + lib.key(), lib.info.URL}, o.list(t),
 		"listings go with their paths; an archive that another cache needs stays")
 	require.Empty(t, o.fsck(t, &bucketstore.FsckOptions{Content: true}))
+}
+
+// slowly yields content a byte at a time, with a pause in the middle that is longer than a lease.
+type slowly struct {
+	content []byte
+	pause   func()
+}
+
+func (s *slowly) Read(p []byte) (int, error) {
+	if len(s.content) == 0 {
+		return 0, io.EOF
+	}
+	if len(s.content) == 100 {
+		s.pause()
+	}
+	n := copy(p[:1], s.content)
+	s.content = s.content[n:]
+	return n, nil
+}
+
+func TestAnUploadMayTakeLongerThanItsLease(t *testing.T) {
+	o := operate(t)
+	s, err := bucketstore.OpenFiles(t.Context(), o.files, nil)
+	require.NoError(t, err)
+	defer s.Close()
+	const lease = 200 * time.Millisecond
+	inbox := bucketstore.NewInbox(s, o.catalog, &bucketstore.InboxOptions{Lease: lease})
+	p := newPath(t, "none", "lib")
+	collect := func() {
+		_, err := gc.Collect(t.Context(), o.catalog, bucketstore.NewRemover(o.files), gc.Options{})
+		require.NoError(t, err)
+	}
+	err = inbox.Receive(t.Context(), "ann", p.info.URL, &slowly{p.archive, func() {
+		for begin := time.Now(); time.Since(begin) < 2*lease; {
+			collect()
+		}
+	}})
+	require.NoError(t, err)
+	require.Empty(t, o.fsck(t, nil))
+
+	// One that was lost all the same, for the process was stopped, leaves what the next collection removes.
+	p = newPath(t, "none", "app")
+	err = inbox.Receive(t.Context(), "ann", p.info.URL, &slowly{p.archive, func() {
+		o.ahead.Store(int64(time.Hour))
+		collect()
+		o.ahead.Store(0)
+	}})
+	if err == nil { // it was prolonged again before it was done
+		return
+	}
+	var refused *store.RefusedError
+	require.ErrorAs(t, err, &refused)
+	require.Equal(t, store.Busy, refused.Why)
+	require.Empty(t, o.fsck(t, nil))
+	o.ahead.Store(int64(time.Hour))
+	collect()
+	require.NoFileExists(t, o.file(p.info.URL))
 }

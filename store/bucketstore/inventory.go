@@ -98,6 +98,10 @@ func (v *inventory) readNarinfos(ctx context.Context, files Files, keys []string
 		if errors.Is(err, store.ErrCorrupt) {
 			cache, _, _ := splitKey(keys[i])
 			wrong[i] = &suspect{Finding: Finding{Kind: Malformed, Cache: cache, Key: keys[i], Detail: err.Error()}}
+			wrong[i].still = func(ctx context.Context, _ *known) (bool, error) {
+				_, err := v.readNarinfo(ctx, files, keys[i])
+				return errors.Is(err, store.ErrCorrupt), ignoreAbsentOrCorrupt(err)
+			}
 			return nil
 		}
 		if errors.Is(err, store.ErrNotFound) {

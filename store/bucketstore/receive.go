@@ -57,35 +57,72 @@ func (b *Inbox) storeArchive(ctx context.Context, in *incoming, content io.Reade
 			return ctx.Err()
 		}
 	}
-	upload, err := b.catalog.BeginUpload(ctx, in.key, b.opts.Lease)
+	upload, err := b.beginUpload(ctx, in.key)
 	if err != nil {
 		return refusalOf(err)
 	}
+	defer upload.end()
 	r := newIntake(content, in, b.opts.MaxArchive, b.opts.MaxNAR)
 	defer r.close()
-	begun := time.Now()
-	r.going = func() (err error) {
-		if time.Since(begun) < b.opts.Lease/4 {
-			return nil
-		}
-		begun = time.Now()
-		upload, err = b.catalog.BeginUpload(ctx, in.key, b.opts.Lease)
-		return err
-	}
 	if _, err := b.store.files.Put(ctx, in.key, r, -1); err != nil {
 		if refused := r.refused(in.key); refused != nil {
 			return refused
 		}
-		return refusalOf(err)
+		return err
 	}
 	in.size = r.size
-	err = b.catalog.AddArchive(ctx, upload, b.store.name, in.by, catalog.Archive{
+	err = b.catalog.AddArchive(ctx, upload.end(), b.store.name, in.by, catalog.Archive{
 		Key: in.key, FileHash: in.named, FileSize: r.size, NarHash: r.narHash, NarSize: r.narSize, Compression: in.compression,
 	}, b.opts.Lease)
+	if errors.Is(err, catalog.ErrLeaseLost) {
+		// What lies there now must have a row, for a collection to find it.
+		_, again := b.catalog.BeginUpload(context.WithoutCancel(ctx), in.key, 0)
+		err = errors.Join(err, again)
+	}
 	if err != nil {
 		return refusalOf(err)
 	}
 	return nil
+}
+
+// heldUpload is an upload whose lease is prolonged while its bytes come: some take longer than any lease.
+type heldUpload struct {
+	stop    context.CancelFunc
+	renewed chan catalog.Upload // one, once it is stopped
+}
+
+func (b *Inbox) beginUpload(ctx context.Context, key string) (*heldUpload, error) {
+	upload, err := b.catalog.BeginUpload(ctx, key, b.opts.Lease)
+	if err != nil {
+		return nil, err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	h := &heldUpload{stop: stop, renewed: make(chan catalog.Upload, 1)}
+	go func() {
+		ticker := time.NewTicker(max(b.opts.Lease/4, time.Millisecond))
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				h.renewed <- upload
+				return
+			case <-ticker.C:
+			}
+			// One that could not be prolonged in time is a lost lease when it comes to adding the archive.
+			if again, err := b.catalog.BeginUpload(ctx, key, b.opts.Lease); err == nil {
+				upload = again
+			}
+		}
+	}()
+	return h, nil
+}
+
+// end stops prolonging, waits for that, and returns the upload. It may be called again.
+func (h *heldUpload) end() catalog.Upload {
+	h.stop()
+	upload := <-h.renewed
+	h.renewed <- upload
+	return upload
 }
 
 // intake yields an archive's file as it arrives, and ends with io.EOF only if it is an archive with the right name.
@@ -95,8 +132,6 @@ type intake struct {
 	max  int64 // bytes of the file
 	hash hash.Hash
 	size int64
-
-	going func() error // is called now and then, and before the end, so that nobody takes the upload for given up
 
 	pipe    *io.PipeWriter // to the decoder
 	decoded chan struct{}  // closed by the decoder, which has then set what follows
@@ -188,10 +223,6 @@ func (i *intake) Read(p []byte) (int, error) {
 	i.size += int64(n)
 	if i.size > i.max {
 		return 0, i.refuse(store.TooLarge, "an archive of more than %d bytes", i.max)
-	}
-	if err := i.going(); err != nil {
-		i.err = err
-		return 0, err
 	}
 	i.hash.Write(p[:n])
 	if _, pipeErr := i.pipe.Write(p[:n]); pipeErr != nil {
