@@ -21,6 +21,34 @@ type inventory struct {
 	narinfos  []*foundInfo      // ordered by key
 	byKey     map[string]*foundInfo
 	malformed []*suspect
+
+	mu    sync.Mutex // guards names
+	names map[string]string
+}
+
+// compact keeps of a narinfo what is compared and entered, each name once however often it is referred to: all narinfos
+// of a bucket are in memory together.
+func (v *inventory) compact(i *narinfo.Info) *narinfo.Info {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	c := &narinfo.Info{
+		StorePath: narinfo.StorePath(v.name(string(i.StorePath))), URL: strings.Clone(i.URL), Compression: v.name(i.Compression),
+		FileHash: i.FileHash, FileSize: i.FileSize, NarHash: i.NarHash, NarSize: i.NarSize,
+		Deriver: narinfo.StorePath(v.name(string(i.Deriver))), References: make([]narinfo.StorePath, len(i.References)),
+	}
+	for n, r := range i.References {
+		c.References[n] = narinfo.StorePath(v.name(string(r)))
+	}
+	return c
+}
+
+func (v *inventory) name(s string) string {
+	known, ok := v.names[s]
+	if !ok {
+		known = strings.Clone(s)
+		v.names[known] = known
+	}
+	return known
 }
 
 // foundInfo is a narinfo of the bucket.
@@ -32,7 +60,8 @@ type foundInfo struct {
 
 // takeInventory lists a bucket and reads its narinfos.
 func takeInventory(ctx context.Context, files Files, parallel int) (*inventory, error) {
-	v := &inventory{entries: make(map[string]Entry), stores: make(map[string]string), byKey: make(map[string]*foundInfo)}
+	v := &inventory{entries: make(map[string]Entry), stores: make(map[string]string), byKey: make(map[string]*foundInfo),
+		names: make(map[string]string)}
 	for e, err := range files.List(ctx, "") {
 		if err != nil {
 			return nil, err
@@ -143,7 +172,7 @@ func (v *inventory) readNarinfo(ctx context.Context, files Files, key string) (*
 	if !isKey(archive) {
 		return nil, fmt.Errorf("bucketstore: %s has the URL %.300q, which leads out of the bucket: %w", key, info.URL, store.ErrCorrupt)
 	}
-	return &foundInfo{key, cache, info, archive}, nil
+	return &foundInfo{key, cache, v.compact(info), archive}, nil
 }
 
 // missing returns the references that have no narinfo in the cache, itself excepted.
