@@ -12,12 +12,8 @@ import (
 	"github.com/voidnxlab/nixtrap/store/bucketstore/gc"
 )
 
-const (
-	// defaultGrace is for how long an archive outlives its path: clients read narinfos some time before archives.
-	defaultGrace = 5 * time.Minute
-	// lookEvery is how often a server looks whether uploads have exceeded the bound since the last collection.
-	lookEvery = time.Minute
-)
+// lookEvery is how often a server looks whether uploads have exceeded the bound since the last collection.
+const lookEvery = time.Minute
 
 // collector deletes what is not kept, again and again.
 type collector struct {
@@ -32,11 +28,12 @@ type collector struct {
 func newCollector(u *bucket, c *Config, log *slog.Logger) *collector {
 	g := &collector{files: u.files, catalog: u.catalog, interval: time.Duration(c.GCInterval), log: log}
 	g.options = c.gcOptions(u.files)
-	g.options.Grace = min(defaultGrace, g.interval/2)
 	return g
 }
 
-// gcOptions are what the settings say about what is kept.
+// gcOptions are what the settings say about what is kept. There is no time of grace for archives: it would count as a
+// lease, and a second collection within it delete as much again to get below the bound. Who has just read a narinfo has
+// used the path, which so is among the last to go.
 func (c *Config) gcOptions(files bucketstore.Files) gc.Options {
 	return gc.Options{MaxSize: int64(c.MaxSize), KeepUsed: time.Duration(c.KeepUsed), Look: bucketstore.NewLook(files)}
 }

@@ -15,12 +15,12 @@ import (
 // runGC collects once, and prints what was deleted and why.
 func (p *process) runGC(ctx context.Context, cmd *command, args []string) error {
 	var dryRun, all bool
-	grace := duration(defaultGrace)
+	var grace duration
 	c, words, err := p.bucketConfig(cmd, args, func(c *Config, set *flag.FlagSet) {
 		c.keepFlags(set)
 		set.BoolVar(&dryRun, "dry-run", false, "delete nothing, print what would be")
 		set.BoolVar(&all, "all", false, "print what is kept and why, too")
-		set.Var(&grace, "grace", "how long archives outlive their paths, for clients that just come for them, as `TIME` with a unit")
+		set.Var(&grace, "grace", "how long archives outlive their paths, as `TIME` with a unit; they count as leased")
 	})
 	if err != nil {
 		return err

@@ -98,7 +98,7 @@ func TestCommandsWorkBesideTheServer(t *testing.T) {
 	require.Contains(t, out, string(tool.info.StorePath))
 	require.Equal(t, string(lone.info.StorePath)+"\n", u.succeed(t, "delete", string(lone.info.StorePath)))
 	require.False(t, u.served(t, lone))
-	u.succeed(t, "gc", "--max-size", "1", "--grace", "0s")
+	u.succeed(t, "gc", "--max-size", "1")
 	for _, row := range []struct {
 		path   made
 		served bool
@@ -225,7 +225,7 @@ func TestNixReadsAPinnedClosureWholeAfterACollection(t *testing.T) {
 				require.True(t, u.hasPath(t, path))
 			}
 			require.Eventually(t, func() bool { // leases of the push run out
-				u.succeed(t, "gc", "--max-size", fmt.Sprint(size), "--grace", "0s")
+				u.succeed(t, "gc", "--max-size", fmt.Sprint(size))
 				return archiveBytes(t, u) <= size
 			}, 30*time.Second, 100*time.Millisecond)
 			require.False(t, u.hasPath(t, gone))
@@ -316,7 +316,7 @@ func TestACollectionBesideAPushNeverBreaksAPath(t *testing.T) {
 	})
 	collections, deletions := 0, 0
 	for running := true; running; collections++ {
-		deletions += strings.Count(u.succeed(t, "gc", "--max-size", "1", "--grace", "0s"), "delete /nix/store/")
+		deletions += strings.Count(u.succeed(t, "gc", "--max-size", "1"), "delete /nix/store/")
 		require.Empty(t, u.broken(t))
 		select {
 		case <-ended:
