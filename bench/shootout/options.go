@@ -32,7 +32,7 @@ type options struct {
 }
 
 // The workloads, in the order in which they run.
-var allWorkloads = []string{"closure", "small", "first-request", "memory"}
+var allWorkloads = []string{"closure", "small", "first-request", "memory", "push"}
 
 const usage = `Usage: go run ./bench/shootout [flags]
 
@@ -50,7 +50,7 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	set.IntVar(&o.rounds, "rounds", 9, "number of rounds")
 	set.IntVar(&o.packages, "packages", 150, "number of Debian packages in the closure")
 	set.IntVar(&o.smallFiles, "small-files", 50_000, "number of files in the small-file path")
-	set.Func("workload", "`LIST` of closure, small, first-request, memory (default closure,small)", o.setWorkloads)
+	set.Func("workload", "`LIST` of closure, small, first-request, memory, push (default closure,small)", o.setWorkloads)
 	first := set.Bool("first-request", false, "measure the first request of a zstd NAR; alone unless --workload says more")
 	memory := set.Bool("memory", false, "measure memory and start-up; alone unless --workload says more")
 	set.Func("connections", "`LIST` of numbers of connections (default 1,4,16)", o.setConnections)

@@ -57,7 +57,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		run  func(context.Context) error
 	}{
 		{"closure", s.runClosure}, {"small", s.runSmall},
-		{"first-request", s.runFirstRequest}, {"memory", s.runMemory},
+		{"first-request", s.runFirstRequest}, {"memory", s.runMemory}, {"push", s.runPush},
 	} {
 		if o.has(w.name) {
 			if err := w.run(ctx); err != nil {

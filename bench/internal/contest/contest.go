@@ -23,6 +23,8 @@ const (
 	Absent              // narinfos that are not there
 	NAR                 // the NAR of each path
 	First               // the first request of a path's NAR, to a server that was just started
+	Push                // a closure copied to a cache, by Nix
+	Pull                // a closure copied from a cache, by Nix
 )
 
 // Pass is one thing that is measured.
@@ -33,7 +35,7 @@ type Pass struct {
 	Repeat int
 }
 
-// String returns "narinfo", "absent narinfo", "NAR c4", "first request".
+// String returns "narinfo", "absent narinfo", "NAR c4", "first request", "push", "pull".
 func (p Pass) String() string {
 	switch p.Kind {
 	case Narinfo:
@@ -42,6 +44,10 @@ func (p Pass) String() string {
 		return "absent narinfo"
 	case First:
 		return "first request"
+	case Push:
+		return "push"
+	case Pull:
+		return "pull"
 	}
 	return fmt.Sprintf("NAR c%d", p.Connections)
 }

@@ -44,9 +44,19 @@ func Available() error {
 
 // run runs a program of Nix's and returns its stdout.
 func (n *Nix) run(ctx context.Context, program string, args ...string) (string, error) {
+	return runIn(ctx, n.Dir, program, args...)
+}
+
+// Copy is nix copy with a home of its own, so that it remembers of no cache what it has.
+func (n *Nix) Copy(ctx context.Context, home string, args ...string) error {
+	_, err := runIn(ctx, home, "nix", append([]string{"copy"}, args...)...)
+	return err
+}
+
+func runIn(ctx context.Context, home, program string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Env = append(os.Environ(),
-		"HOME="+n.Dir, "XDG_CACHE_HOME="+filepath.Join(n.Dir, "cache"),
+		"HOME="+home, "XDG_CACHE_HOME="+filepath.Join(home, "cache"),
 		"NIX_CONFIG=sandbox = false\nexperimental-features = nix-command\nsubstituters =\n"+buildUsers())
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
