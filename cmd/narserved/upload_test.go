@@ -3,6 +3,7 @@ package main_test
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"io/fs"
@@ -330,4 +331,37 @@ func newKey(t *testing.T, name string) *signing.SecretKey {
 	key, err := signing.GenerateKey(name)
 	require.NoError(t, err)
 	return key
+}
+
+// A bomb of 64 GiB is given up at the limit, whatever its size in the end, and needs no memory.
+func TestANARBombIsCutOff(t *testing.T) {
+	u := startUploadServer(t, "--max-nar-size", "256MiB")
+	const frame, frames = 64 << 20, 1024
+	var head bytes.Buffer
+	for _, s := range []string{"nix-archive-1", "(", "type", "regular", "contents"} {
+		require.NoError(t, binary.Write(&head, binary.LittleEndian, uint64(len(s))))
+		head.WriteString(s)
+		head.Write(make([]byte, (8-len(s)%8)%8))
+	}
+	require.NoError(t, binary.Write(&head, binary.LittleEndian, uint64(frame*frames)))
+	e, err := zstd.NewWriter(nil)
+	require.NoError(t, err)
+	bomb := e.EncodeAll(head.Bytes(), nil)
+	bomb = append(bomb, bytes.Repeat(e.EncodeAll(make([]byte, frame), nil), frames)...)
+	hash := sha256.Sum256(bomb)
+	name, err := narinfo.NewHash(narinfo.SHA256, hash[:])
+	require.NoError(t, err)
+	a := u.send(t, http.MethodPut, "/nar/"+name.Base32()+".nar.zst", u.token(t, "push"), bytes.NewReader(bomb))
+	if a.err == nil { // else the connection was closed on the rest of it
+		require.Equal(t, 413, a.status, "%s", a.body)
+	}
+	require.Equal(t, []string{"nix-cache-info"}, u.files(t))
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", u.cmd.Process.Pid))
+	require.NoError(t, err)
+	var peak int
+	_, after, ok := strings.Cut(string(status), "VmHWM:")
+	require.True(t, ok)
+	_, err = fmt.Sscan(after, &peak)
+	require.NoError(t, err)
+	require.Less(t, peak, 400<<10, "kB; a race detector's included")
 }

@@ -70,7 +70,7 @@ func chartValues(s *contest.Series) []float64 {
 // Measures of a chart, in pixels.
 const (
 	chartWidth = 800
-	labelWidth = 210
+	labelWidth = 240
 	valueWidth = 90
 	barHeight  = 16
 	barStep    = 22
