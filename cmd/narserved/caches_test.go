@@ -107,8 +107,8 @@ name = "open"
 }
 
 func TestEveryReleaseReadsANamedCacheWithAndWithoutTheServer(t *testing.T) {
-	top := realnix.Closure(t, 150)
-	source := startServer(t, "--store", "local")
+	top, _ := someClosure(t)
+	source := startServer(t, "--store", "local", "--compression", "none")
 	text, err := newKey(t, "team-1").MarshalText()
 	require.NoError(t, err)
 	key := filepath.Join(t.TempDir(), "key")
@@ -137,8 +137,8 @@ func TestEveryReleaseReadsANamedCacheWithAndWithoutTheServer(t *testing.T) {
 }
 
 func TestPushAndPullThroughS3AndPostgreSQL(t *testing.T) {
-	top := realnix.Closure(t, 150)
-	source := startServer(t, "--store", "local")
+	top, _ := someClosure(t)
+	source := startServer(t, "--store", "local", "--compression", "none")
 	bucket, catalog := s3test.Start(t), pgtest.Start(t).Database(t)
 	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", bucket.CredentialsFile)
 	uri := fmt.Sprintf("s3://%s?endpoint=%s&region=%s", bucket.Bucket, url.QueryEscape(bucket.URL), s3test.Region)

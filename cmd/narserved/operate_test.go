@@ -208,7 +208,7 @@ func closures(t *testing.T) (one, other string, both map[string]bool) {
 
 func TestNixReadsAPinnedClosureWholeAfterACollection(t *testing.T) {
 	kept, gone, shared := closures(t)
-	source := startServer(t, "--store", "local")
+	source := startServer(t, "--store", "local", "--compression", "none")
 	for _, nix := range realnix.All(t) {
 		t.Run(nix.Release, func(t *testing.T) {
 			u := startOperated(t, "--gc-interval", "0s", "--upload-lease", "1s")
@@ -298,9 +298,9 @@ func (u *uploadServer) broken(t *testing.T) []string {
 }
 
 func TestACollectionBesideAPushNeverBreaksAPath(t *testing.T) {
-	top := realnix.Closure(t, 150)
+	top, _ := someClosure(t)
 	nix := realnix.Get(t, "2.34")
-	source := startServer(t, "--store", "local")
+	source := startServer(t, "--store", "local", "--compression", "none")
 	u := startOperated(t, "--gc-interval", "0s", "--upload-lease", "2s")
 	from := nix.TempDir(t)
 	nix.Run(t, "nix", append(source.trusting(), "copy", "--from", source.URL, "--to", from, top)...)

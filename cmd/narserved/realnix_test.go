@@ -40,7 +40,7 @@ func TestEveryReleaseCopiesTheClosureAndChecksItsSignatures(t *testing.T) {
 
 func TestClientRefusesAnotherKey(t *testing.T) {
 	top := realnix.Closure(t, 150)
-	s := startServer(t, "--store", "local")
+	s := startServer(t, "--store", "local", "--compression", "none")
 	other, err := signing.GenerateKey("test.example.org-1")
 	require.NoError(t, err)
 	for _, nix := range realnix.All(t) {
@@ -79,7 +79,7 @@ func TestEveryNARIsWhatNixDumps(t *testing.T) {
 
 func TestListingsAreWhatNixWrites(t *testing.T) {
 	top := realnix.Closure(t, 150)
-	s := startServer(t, "--store", "local")
+	s := startServer(t, "--store", "local", "--compression", "none")
 	for _, nix := range realnix.All(t) {
 		t.Run(nix.Release, func(t *testing.T) {
 			source := nix.TempDir(t)
@@ -170,7 +170,7 @@ func TestFilesAndDebugInfoOutOfAPath(t *testing.T) {
 
 func TestStoreUnderAChrootRootIsServed(t *testing.T) {
 	top := realnix.Closure(t, 150)
-	first := startServer(t, "--store", "local")
+	first := startServer(t, "--store", "local", "--compression", "none")
 	nix := realnix.Get(t, "2.26")
 	root := nix.TempDir(t)
 	nix.Run(t, "nix", append(first.trusting(), "copy", "--from", first.URL, "--to", root, top)...)

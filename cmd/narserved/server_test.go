@@ -132,6 +132,17 @@ func (s *server) narinfoFields(t *testing.T, storePath string) map[string]string
 	return fields
 }
 
+// someClosure is the top of a closure of 30 packages, or of 150 with NIXTRAP_SOAK, for tests of which the longer ones take
+// minutes.
+func someClosure(t *testing.T) (top string, paths int) {
+	t.Helper()
+	n := 30
+	if os.Getenv("NIXTRAP_SOAK") != "" {
+		n = 150
+	}
+	return realnix.Closure(t, n), n + 1
+}
+
 func hashPart(storePath string) string { return filepath.Base(storePath)[:32] }
 
 // trusting are the options with which a client demands signatures by the server's key.
