@@ -9,8 +9,8 @@ import (
 )
 
 // Scope is what an identity may do: a set. Its text is the members' names, "read,push".
-// No scope includes another. A stock Nix looks at a cache before it uploads, so who pushes to a private cache with it
-// needs ScopeRead beside ScopePush.
+// No scope includes another, but for this: a stock Nix looks at a cache before it uploads, so who may push to a private
+// cache may read it.
 type Scope uint8
 
 // The members of a Scope.

@@ -77,7 +77,7 @@ const tokenCreateHelp = `
 Prints a new token to stdout, once: only its hash is kept. A stock Nix sends it as the password of its netrc-file;
 stderr has the line for that.
 Scopes are read (fetch from private caches), push (upload) and admin (delete, pin, collect garbage), and none includes
-another. A stock Nix looks at a cache before it uploads: to push to a private one it needs read,push.
+another. A stock Nix looks at a cache before it uploads, so push lets it read a private one.
 Without --cache the token is for every cache of the server; the one at the root is named "".
 TIME is as 90d, 12w or 36h. Without --expires the token is valid until it is revoked.
 The tokens file belongs to the owner of its folder, if root makes it.

@@ -365,3 +365,67 @@ func TestANARBombIsCutOff(t *testing.T) {
 	require.NoError(t, err)
 	require.Less(t, peak, 400<<10, "kB; a race detector's included")
 }
+
+// What is pushed a second time is not written a second time, and cuts nobody off who is just reading it.
+func TestPushingAnArchiveAgainLeavesItsReadersAlone(t *testing.T) {
+	u := startUploadServer(t)
+	token := u.token(t, "push")
+	noise := make([]byte, 24<<20)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(noise)
+	p := makePath(t, "long", noise)
+	u.push(t, token, p)
+	resp, err := httpClient.Get(u.URL + "/" + u.narinfoFields(t, string(p.info.StorePath))["URL"])
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	head := make([]byte, 1<<20)
+	_, err = io.ReadFull(resp.Body, head)
+	require.NoError(t, err)
+	u.push(t, token, p)
+	rest, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(p.archive, append(head, rest...)))
+
+	// What lies there and is wrong is written anew.
+	require.NoError(t, os.WriteFile(u.Bucket+"/"+p.info.URL, make([]byte, len(p.archive)), 0o644))
+	u.push(t, token, p)
+	require.Equal(t, p.archive, get(t, u.URL+"/"+p.info.URL).body)
+}
+
+func TestAPathIsNotReplacedByOtherContent(t *testing.T) {
+	u := startUploadServer(t)
+	token := u.token(t, "push")
+	first, second := makePath(t, "tool", []byte("right")), makePath(t, "tool", []byte("wrong"))
+	u.push(t, token, first)
+	require.Equal(t, 201, u.send(t, http.MethodPut, "/"+second.info.URL, token, bytes.NewReader(second.archive)).status)
+	a := u.send(t, http.MethodPut, second.key(), token, bytes.NewReader(second.narinfo(t)))
+	require.Equal(t, 409, a.status)
+	require.Contains(t, string(a.body), "has to be deleted first")
+	renamed := made{info: first.info.Clone()}
+	renamed.info.StorePath = narinfo.StorePath(strings.Replace(string(first.info.StorePath), "-tool", "-other", 1))
+	require.Equal(t, 409, u.send(t, http.MethodPut, renamed.key(), token, bytes.NewReader(renamed.narinfo(t))).status)
+	require.Contains(t, string(get(t, u.URL+first.key()).body), first.info.NarHash.String())
+
+	admin := u.token(t, "admin")
+	require.Equal(t, 200, u.send(t, http.MethodDelete, second.key(), admin, nil).status)
+	u.push(t, token, second)
+	require.Contains(t, string(get(t, u.URL+second.key()).body), second.info.NarHash.String())
+}
+
+func TestHugeWindowsAreRefused(t *testing.T) {
+	u := startUploadServer(t)
+	token := u.token(t, "push")
+	e, err := zstd.NewWriter(nil, zstd.WithWindowSize(64<<20))
+	require.NoError(t, err)
+	var archive bytes.Buffer
+	e.Reset(&archive)
+	p := makePath(t, "window", bytes.Repeat([]byte("0123456789"), 4<<20))
+	_, err = e.Write(decode(t, p.archive))
+	require.NoError(t, err)
+	require.NoError(t, e.Close())
+	sum := sha256.Sum256(archive.Bytes())
+	name, err := narinfo.NewHash(narinfo.SHA256, sum[:])
+	require.NoError(t, err)
+	a := u.send(t, http.MethodPut, "/nar/"+name.Base32()+".nar.zst", token, bytes.NewReader(archive.Bytes()))
+	require.Equal(t, 400, a.status, "%s", a.body)
+	require.Contains(t, string(a.body), "window")
+}

@@ -16,6 +16,7 @@ import (
 // The most memory that a window may take, checked before it is allocated.
 const (
 	maxZstdWindow   = 128 << 20 // what zstd's own tools accept unless told otherwise
+	maxUploadWindow = 16 << 20  // twice what zstd makes at its highest usual level, 19
 	maxXZDictionary = 64 << 20  // what the highest level of xz uses
 )
 
@@ -24,6 +25,15 @@ const (
 // not none, zstd, xz, gzip or bzip2 is [errors.ErrUnsupported].
 // It starts no goroutine. It reads ahead of what it yields.
 func NewDecoder(compression string, r io.Reader) (io.ReadCloser, error) {
+	return newDecoder(compression, r, maxZstdWindow)
+}
+
+// NewUploadDecoder is [NewDecoder] for what strangers send, many at once: a window of zstd has at most 16 MiB.
+func NewUploadDecoder(compression string, r io.Reader) (io.ReadCloser, error) {
+	return newDecoder(compression, r, maxUploadWindow)
+}
+
+func newDecoder(compression string, r io.Reader, window uint64) (io.ReadCloser, error) {
 	if compression == "none" {
 		return io.NopCloser(r), nil
 	}
@@ -31,7 +41,7 @@ func NewDecoder(compression string, r io.Reader) (io.ReadCloser, error) {
 	switch compression {
 	case "zstd":
 		d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-			zstd.WithDecoderMaxWindow(maxZstdWindow))
+			zstd.WithDecoderMaxWindow(window))
 		if err != nil {
 			return nil, err
 		}

@@ -221,7 +221,8 @@ func (s *Store) readInfo(ctx context.Context, hash narinfo.HashPart) (*narinfo.I
 var cacheName = regexp.MustCompile(`^[a-z0-9][a-z0-9_.-]{0,62}$`)
 
 // reservedNames are what lies at a bucket's root or is asked for there.
-var reservedNames = []string{"nar", "log", "realisations", "build-trace-v2", "debuginfo", "serve", "healthz", cacheInfoName}
+var reservedNames = []string{"nar", "log", "realisations", "build-trace-v2", "debuginfo", "serve", "healthz", "missing-paths",
+	cacheInfoName}
 
 func isCacheName(name string) bool {
 	return cacheName.MatchString(name) && !slices.Contains(reservedNames, name) && !strings.Contains(name, "..") &&

@@ -3,10 +3,13 @@ package bucketstore
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"path"
+	"strings"
 	"time"
 
 	"github.com/voidnxlab/nixtrap/narinfo"
@@ -68,16 +71,23 @@ type Inbox struct {
 	opts    InboxOptions
 	log     *slog.Logger
 	xz      chan struct{} // one element for each xz decoder, for their dictionaries are large
+
+	decoders chan struct{} // one element for each of the others
 }
 
 var _ store.Receiver = (*Inbox)(nil)
 
-// maxXZ is how many archives in xz are decoded at once.
-const maxXZ = 2
+const (
+	maxXZ       = 2                // archives in xz that are decoded at once
+	maxDecoders = 16               // other archives that are
+	maxQueue    = 20 * time.Second // for which an upload waits for its turn
+	maxInfo     = 1 << 20          // bytes of a narinfo that is taken; one with a thousand references has 60 kB
+)
 
 // NewInbox returns an inbox of the cache that s reads, whose paths c knows.
 func NewInbox(s *Store, c *catalog.Catalog, o *InboxOptions) *Inbox {
-	b := &Inbox{store: s, catalog: c, log: slog.New(slog.DiscardHandler), xz: make(chan struct{}, maxXZ)}
+	b := &Inbox{store: s, catalog: c, log: slog.New(slog.DiscardHandler), xz: make(chan struct{}, maxXZ),
+		decoders: make(chan struct{}, maxDecoders)}
 	if o != nil {
 		b.opts = *o
 	}
@@ -206,13 +216,32 @@ func (v view) Info(ctx context.Context, hash narinfo.HashPart) (*narinfo.Info, e
 // receivePlain takes a listing, a log, a realisation or debug information. Nothing vouches for those: they are what a
 // pusher says, replaced by what the next one says.
 func (b *Inbox) receivePlain(ctx context.Context, key string, content io.Reader) error {
+	if b.opts.Full != nil && b.opts.Full() {
+		return refuse(store.Full, "this cache has no room")
+	}
+	if !isKey(key) || len(path.Base(key)) > maxName {
+		return refuse(store.Invalid, "%.300q is no name of a file in a binary cache", key)
+	}
 	limited := &limitedReader{r: content, left: maxPlain}
+	if strings.HasSuffix(key, ".doi") {
+		text, err := io.ReadAll(&limitedReader{r: content, left: maxRealisation})
+		if err != nil {
+			return fmt.Errorf("bucketstore: %w", err)
+		}
+		if !json.Valid(text) {
+			return refuse(store.Invalid, "%.300q is not JSON", key)
+		}
+		limited.r = bytes.NewReader(text)
+	}
 	_, err := b.store.files.Put(ctx, b.store.key(key), limited, -1)
 	if limited.exceeded {
 		return refuse(store.TooLarge, "%q has more than %d bytes", key, int64(maxPlain))
 	}
 	return err
 }
+
+// maxName is what file systems take as a name.
+const maxName = 255
 
 // maxPlain is the most bytes of a file that is neither archive nor narinfo.
 const maxPlain = 256 << 20
@@ -241,11 +270,11 @@ func (l *limitedReader) Read(p []byte) (int, error) {
 
 // receiveInfo publishes a path.
 func (b *Inbox) receiveInfo(ctx context.Context, by string, hash narinfo.HashPart, content io.Reader) error {
-	limited := &limitedReader{r: content, left: narinfo.MaxSize}
+	limited := &limitedReader{r: content, left: maxInfo}
 	text, err := io.ReadAll(limited)
 	switch {
 	case limited.exceeded:
-		return refuse(store.TooLarge, "a narinfo of more than %d bytes", narinfo.MaxSize)
+		return refuse(store.TooLarge, "a narinfo of more than %d bytes", maxInfo)
 	case err != nil:
 		return fmt.Errorf("bucketstore: %w", err)
 	}
@@ -260,9 +289,13 @@ func (b *Inbox) publish(ctx context.Context, by string, hash narinfo.HashPart, i
 	if err := b.check(hash, info); err != nil {
 		return err
 	}
+	// Nobody replaces what others trust. A path that is damaged can be pushed again.
+	if now, err := b.store.Info(ctx, hash); err == nil && (now.StorePath != info.StorePath || now.NarHash != info.NarHash) {
+		return refuse(store.Needed, "%s is here, and has other content: it has to be deleted first", now.StorePath)
+	}
 	a, err := b.catalog.Archive(ctx, info.URL)
 	if errors.Is(err, catalog.ErrNotFound) {
-		return refuse(store.Incomplete, "upload %s first", info.URL)
+		return refusalOf(catalog.ErrNoArchive) // as if another cache had it, which is nobody else's business
 	}
 	if err != nil {
 		return err

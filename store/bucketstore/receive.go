@@ -49,13 +49,17 @@ func (b *Inbox) storeArchive(ctx context.Context, in *incoming, content io.Reade
 	if b.opts.Full != nil && b.opts.Full() {
 		return refuse(store.Full, "this cache has no room")
 	}
+	decoders := b.decoders
 	if in.compression == "xz" {
-		select {
-		case b.xz <- struct{}{}:
-			defer func() { <-b.xz }()
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+		decoders = b.xz
+	}
+	select {
+	case decoders <- struct{}{}:
+		defer func() { <-decoders }()
+	case <-time.After(maxQueue):
+		return refuse(store.Busy, "too many uploads at once: come again in a moment")
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 	upload, err := b.beginUpload(ctx, in.key)
 	if err != nil {
@@ -64,7 +68,17 @@ func (b *Inbox) storeArchive(ctx context.Context, in *incoming, content io.Reade
 	defer upload.end()
 	r := newIntake(content, in, b.opts.MaxArchive, b.opts.MaxNAR)
 	defer r.close()
-	if _, err := b.store.files.Put(ctx, in.key, r, -1); err != nil {
+	there, err := b.holdsRight(ctx, in)
+	if err != nil {
+		return err
+	}
+	if there {
+		// Whoever reads it just now must not have it replaced under the reading. The upload only has to be the same.
+		_, err = io.Copy(io.Discard, &contextReader{ctx, r})
+	} else {
+		_, err = b.store.files.Put(ctx, in.key, r, -1)
+	}
+	if err != nil {
 		if refused := r.refused(in.key); refused != nil {
 			return refused
 		}
@@ -83,6 +97,23 @@ func (b *Inbox) storeArchive(ctx context.Context, in *incoming, content io.Reade
 		return refusalOf(err)
 	}
 	return nil
+}
+
+// holdsRight reports whether the archive lies in the bucket already, and is right.
+func (b *Inbox) holdsRight(ctx context.Context, in *incoming) (bool, error) {
+	a, err := b.store.openKey(ctx, in.key)
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	err = b.store.proveOnce(a, in.named, func() error { return b.store.hashFile(ctx, a, in.named) })
+	closed := a.Close()
+	if errors.Is(err, store.ErrCorrupt) {
+		return false, nil
+	}
+	return err == nil, errors.Join(err, closed)
 }
 
 // heldUpload is an upload whose lease is prolonged while its bytes come: some take longer than any lease.
@@ -162,7 +193,11 @@ var errDecoded = errors.New("bucketstore: decoded")
 
 // decode reads the NAR to its end, and all of the file.
 func (i *intake) decode(compression string, source io.Reader, most int64) error {
-	d, err := narfile.NewDecoder(compression, source)
+	decoder := narfile.NewUploadDecoder
+	if i.in.promised != nil { // an upstream's
+		decoder = narfile.NewDecoder
+	}
+	d, err := decoder(compression, source)
 	if err != nil {
 		return fmt.Errorf("does not decode as %s: %w", compression, err)
 	}
