@@ -96,7 +96,7 @@ func (u *uploadServer) files(t *testing.T) []string {
 }
 
 func TestEveryReleasePushesTheClosureAndReadsItBack(t *testing.T) {
-	top := realnix.Closure(t, 150)
+	top, _ := someClosure(t)
 	source := startServer(t, "--store", "local", "--compression", "none")
 	part := strings.Fields(realnix.Get(t, "2.8").Run(t, "nix-store", "--query", "--references", top))[0]
 	for _, nix := range realnix.All(t) {
