@@ -298,10 +298,10 @@ func (u *uploadServer) broken(t *testing.T) []string {
 }
 
 func TestACollectionBesideAPushNeverBreaksAPath(t *testing.T) {
-	top, _ := someClosure(t)
+	top := realnix.Closure(t, 150) // takes longer than the lease
 	nix := realnix.Get(t, "2.34")
 	source := startServer(t, "--store", "local", "--compression", "none")
-	u := startOperated(t, "--gc-interval", "0s", "--upload-lease", "2s")
+	u := startOperated(t, "--gc-interval", "0s", "--upload-lease", "500ms")
 	from := nix.TempDir(t)
 	nix.Run(t, "nix", append(source.trusting(), "copy", "--from", source.URL, "--to", from, top)...)
 	push := append(u.netrc(t, nix, u.token(t, "push")), "copy", "--from", from, "--no-check-sigs", "--refresh",
