@@ -44,8 +44,9 @@ var layers = map[string][]string{
 	"httpcache/clientcert":               {"httpcache"},
 	"httpcache/oidc":                     {"httpcache"},
 
-	"internal/background": {},
-	"internal/buffer":     {},
+	"internal/archivetest": {},
+	"internal/background":  {},
+	"internal/buffer":      {},
 	"internal/catalogtest": {
 		"narinfo", "store/bucketstore/catalog", "store/bucketstore/catalog/postgres", "store/bucketstore/catalog/sqlite",
 	},
@@ -54,6 +55,7 @@ var layers = map[string][]string{
 	"internal/glob":      {},
 	"internal/memnet":    {},
 	"internal/narfile":   {"narinfo", "store"},
+	"internal/pause":     {},
 	"internal/pgtest":    {},
 	"internal/plainhttp": {},
 	"internal/realnix":   {},

@@ -41,10 +41,7 @@ func (a *answer) finder() MissingFinder {
 // missing answers which of many paths a client has to upload.
 func (a *answer) missing(finder MissingFinder) error {
 	a.kind = KindMissingPaths
-	if err := a.authorize(); err != nil {
-		return err
-	}
-	if err := a.demand(ScopePush); err != nil {
+	if err := a.require(ScopePush); err != nil {
 		return err
 	}
 	asked, hashes, err := a.readAsked()
@@ -118,13 +115,11 @@ func (h *Handler) askedHash(text string) (narinfo.HashPart, error) {
 
 // readBody reads a request's body, decoded, of at most limit bytes.
 func (a *answer) readBody(limit int64) ([]byte, error) {
-	body := &uploadReader{r: a.r.Body, control: http.NewResponseController(a.w), stall: a.h.opts.ReadStall}
-	defer body.end()
-	content, err := decodeContent(a.r.Header.Get("Content-Encoding"), body)
+	content, end, err := a.upload()
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = content.Close() }()
+	defer end()
 	text, err := io.ReadAll(io.LimitReader(content, limit+1))
 	switch {
 	case err != nil:

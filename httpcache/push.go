@@ -72,31 +72,35 @@ func (a *answer) mayPush() bool {
 	return a.h.opts.Receiver != nil && a.identity.Allows(ScopePush, a.h.opts.Cache)
 }
 
-// put takes an upload.
-func (a *answer) put() error {
+// require is authorize and demand: what a request that changes something begins with.
+func (a *answer) require(scope Scope) error {
 	if err := a.authorize(); err != nil {
 		return err
 	}
-	if err := a.demand(ScopePush); err != nil {
+	return a.demand(scope)
+}
+
+// key is that of the file which the request's URL names.
+func (a *answer) key() string { return strings.TrimPrefix(a.r.URL.Path, "/") }
+
+// put takes an upload.
+func (a *answer) put() error {
+	if err := a.require(ScopePush); err != nil {
 		return err
 	}
-	key := strings.TrimPrefix(a.r.URL.Path, "/")
-	if hostile(key) {
+	if hostile(a.key()) {
 		return errMalformedPath
 	}
-	body := &uploadReader{r: a.r.Body, control: http.NewResponseController(a.w), stall: a.h.opts.ReadStall}
-	defer body.end()
-	encoding := a.r.Header.Get("Content-Encoding")
-	if a.kind == KindNAR && encoding != "" {
+	if a.kind == KindNAR && a.r.Header.Get("Content-Encoding") != "" {
 		return errEncoding
 	}
-	content, err := decodeContent(encoding, body)
+	content, end, err := a.upload()
 	if err != nil {
 		return err
 	}
-	defer func() { _ = content.Close() }()
+	defer end()
 	told := &faultReader{r: content}
-	err = a.h.opts.Receiver.Receive(a.r.Context(), a.identity.Name, key, told)
+	err = a.h.opts.Receiver.Receive(a.r.Context(), a.identity.Name, a.key(), told)
 	switch {
 	case err != nil && told.err != nil:
 		return fmt.Errorf("%w: %w", errBody, told.err)
@@ -124,14 +128,10 @@ func (f *faultReader) Read(p []byte) (int, error) {
 
 // remove deletes a path.
 func (a *answer) remove() error {
-	if err := a.authorize(); err != nil {
+	if err := a.require(ScopeAdmin); err != nil {
 		return err
 	}
-	if err := a.demand(ScopeAdmin); err != nil {
-		return err
-	}
-	key := strings.TrimPrefix(a.r.URL.Path, "/")
-	if err := a.h.opts.Deleter.Delete(a.r.Context(), a.identity.Name, key); err != nil {
+	if err := a.h.opts.Deleter.Delete(a.r.Context(), a.identity.Name, a.key()); err != nil {
 		return err
 	}
 	a.sentence(http.StatusOK, "deleted")
@@ -171,11 +171,10 @@ func (u *uploadReader) end() {
 
 // holds answers a client that looks whether it has to upload an archive, if it has not.
 func (a *answer) holds() (answered bool, err error) {
-	key := strings.TrimPrefix(a.r.URL.Path, "/")
 	if a.r.Method != http.MethodHead || a.kind != KindNAR {
 		return false, nil
 	}
-	held, err := a.h.opts.Receiver.Holds(a.r.Context(), key)
+	held, err := a.h.opts.Receiver.Holds(a.r.Context(), a.key())
 	if err != nil || !held {
 		return false, err
 	}
@@ -184,6 +183,20 @@ func (a *answer) holds() (answered bool, err error) {
 	h.Set("Cache-Control", cacheNever)
 	a.writeHead(http.StatusOK)
 	return true, a.finish()
+}
+
+// upload opens the request's body, decoded. end is called when no more is read from it.
+func (a *answer) upload() (content io.Reader, end func(), err error) {
+	body := &uploadReader{r: a.r.Body, control: http.NewResponseController(a.w), stall: a.h.opts.ReadStall}
+	decoded, err := decodeContent(a.r.Header.Get("Content-Encoding"), body)
+	if err != nil {
+		body.end()
+		return nil, nil, err
+	}
+	return decoded, func() {
+		_ = decoded.Close()
+		body.end()
+	}, nil
 }
 
 // decodeContent decodes what Nix sends compressed, of all but archives: they are compressed by name.

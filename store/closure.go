@@ -82,3 +82,15 @@ func Lookup(ctx context.Context, s Store, path narinfo.StorePath) (*narinfo.Info
 	}
 	return info, nil
 }
+
+// Current is Info for the very content that info is about: a path that has other content by now is not found.
+func Current(ctx context.Context, s Store, info *narinfo.Info) (*narinfo.Info, error) {
+	now, err := s.Info(ctx, info.StorePath.HashPart())
+	if err != nil {
+		return nil, err
+	}
+	if now.StorePath != info.StorePath || now.NarHash != info.NarHash || now.NarSize != info.NarSize {
+		return nil, fmt.Errorf("%q has other content now: %w", info.StorePath, ErrNotFound)
+	}
+	return now, nil
+}

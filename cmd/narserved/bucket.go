@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"os"
@@ -74,9 +75,21 @@ func openS3(ctx context.Context, uri string, log *slog.Logger) (*source, error) 
 	}
 	bucket, err := bucketstore.OpenFiles(ctx, files, &bucketstore.Options{Logger: log})
 	if err != nil {
-		return nil, hint(err, "fill it first: nix copy --to '"+uri+"' PATH")
+		return nil, errors.Join(hint(err, "fill it first: nix copy --to '"+uri+"' PATH"), files.Close())
 	}
-	return &source{Store: bucket, Closer: bucket, name: uri}, nil
+	return &source{Store: bucket, Closer: closers{bucket, files}, name: uri}, nil
+}
+
+// closers are closed in their order.
+type closers []io.Closer
+
+// Close implements io.Closer.
+func (c closers) Close() error {
+	var errs []error
+	for _, one := range c {
+		errs = append(errs, one.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // openCatalog opens the catalog in a file, or in a PostgreSQL database.

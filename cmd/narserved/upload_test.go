@@ -429,3 +429,12 @@ func TestHugeWindowsAreRefused(t *testing.T) {
 	require.Equal(t, 400, a.status, "%s", a.body)
 	require.Contains(t, string(a.body), "window")
 }
+
+func TestARealisationThatIsTooLongIsTold(t *testing.T) {
+	u := startUploadServer(t)
+	path := "/realisations/sha256:" + strings.Repeat("0", 64) + "!out.doi"
+	long := []byte(`"` + strings.Repeat("x", 1<<20) + `"`)
+	a := u.send(t, http.MethodPut, path, u.token(t, "push"), bytes.NewReader(long))
+	require.Equal(t, 413, a.status, "%s", a.body)
+	require.Equal(t, []string{"nix-cache-info"}, u.files(t))
+}

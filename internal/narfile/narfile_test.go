@@ -9,11 +9,9 @@ import (
 	"testing"
 	"testing/iotest"
 
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
 	"github.com/stretchr/testify/require"
-	"github.com/ulikunitz/xz"
 
+	"github.com/voidnxlab/nixtrap/internal/archivetest"
 	"github.com/voidnxlab/nixtrap/internal/narfile"
 	"github.com/voidnxlab/nixtrap/narinfo"
 	"github.com/voidnxlab/nixtrap/store"
@@ -106,35 +104,13 @@ func TestReaderWithholds(t *testing.T) {
 	}
 }
 
-func compress(t *testing.T, compression string, b []byte) []byte {
-	t.Helper()
-	var buf bytes.Buffer
-	var w io.WriteCloser
-	var err error
-	switch compression {
-	case "none":
-		return b
-	case "zstd":
-		w, err = zstd.NewWriter(&buf, zstd.WithEncoderConcurrency(1))
-	case "gzip":
-		w = gzip.NewWriter(&buf)
-	case "xz":
-		w, err = xz.NewWriter(&buf)
-	}
-	require.NoError(t, err)
-	_, err = w.Write(b)
-	require.NoError(t, err)
-	require.NoError(t, w.Close())
-	return buf.Bytes()
-}
-
 func TestNAR(t *testing.T) {
 	data := bytes.Repeat([]byte("0123456789"), 10_000)
 	for _, compression := range []string{"none", "zstd", "gzip", "xz"} {
 		t.Run(compression, func(t *testing.T) {
 			require.True(t, narfile.CanDecode(compression))
 			info := &narinfo.Info{Compression: compression, NarHash: sha(data), NarSize: int64(len(data))}
-			file := compress(t, compression, data)
+			file := archivetest.Compress(t, compression, data)
 			if compression != "none" {
 				require.Equal(t, compression, narfile.Detect(file))
 			}

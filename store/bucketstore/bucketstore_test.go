@@ -3,7 +3,6 @@ package bucketstore_test
 import (
 	"bytes"
 	"crypto/sha256"
-	"io"
 	"math/rand/v2"
 	"os"
 	"path"
@@ -12,11 +11,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
 	"github.com/stretchr/testify/require"
-	"github.com/ulikunitz/xz"
 
+	"github.com/voidnxlab/nixtrap/internal/archivetest"
 	"github.com/voidnxlab/nixtrap/internal/realnix"
 	"github.com/voidnxlab/nixtrap/narinfo"
 	"github.com/voidnxlab/nixtrap/store"
@@ -37,28 +34,6 @@ func sample() *storetest.Memory {
 	m.Add("tool", storetest.Files{"bin/tool": "#!/bin/sh\n"}, lib.StorePath, libc.StorePath)
 	m.Add("source.txt", storetest.Files{"": "one file"})
 	return m
-}
-
-func compress(t testing.TB, compression string, b []byte) []byte {
-	t.Helper()
-	var buf bytes.Buffer
-	var w io.WriteCloser
-	var err error
-	switch compression {
-	case "none":
-		return b
-	case "zstd":
-		w, err = zstd.NewWriter(&buf, zstd.WithEncoderConcurrency(1))
-	case "gzip":
-		w = gzip.NewWriter(&buf)
-	case "xz":
-		w, err = xz.NewWriter(&buf)
-	}
-	require.NoError(t, err)
-	_, err = w.Write(b)
-	require.NoError(t, err)
-	require.NoError(t, w.Close())
-	return buf.Bytes()
 }
 
 func sha(t testing.TB, b []byte) narinfo.Hash {
@@ -85,7 +60,7 @@ var extensions = map[string]string{"none": "", "zstd": ".zst", "xz": ".xz", "gzi
 
 func put(t testing.TB, dir, compression string, e storetest.Entry, edit func(*narinfo.Info, *[]byte)) *narinfo.Info {
 	t.Helper()
-	info, file := e.Info.Clone(), bytes.Clone(compress(t, compression, e.NAR))
+	info, file := e.Info.Clone(), bytes.Clone(archivetest.Compress(t, compression, e.NAR))
 	info.FileHash, info.FileSize, info.Compression = sha(t, file), int64(len(file)), compression
 	info.URL = "nar/" + info.FileHash.Base32() + ".nar" + extensions[compression]
 	if edit != nil {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/voidnxlab/nixtrap/internal/narfile"
 	"github.com/voidnxlab/nixtrap/narinfo"
 	"github.com/voidnxlab/nixtrap/store"
 	"github.com/voidnxlab/nixtrap/store/bucketstore/catalog"
@@ -390,7 +391,7 @@ func compressionOf(info *narinfo.Info) string {
 
 // decodeInto decodes at most one byte more than there should be.
 func decodeInto(w io.Writer, compression string, r io.Reader, size int64) (int64, error) {
-	d, err := newDecoder(compression, r)
+	d, err := narfile.NewDecoder(compression, r)
 	if err != nil {
 		return 0, err
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/voidnxlab/nixtrap/internal/archivetest"
 	"github.com/voidnxlab/nixtrap/narinfo"
 	"github.com/voidnxlab/nixtrap/store"
 	"github.com/voidnxlab/nixtrap/store/bucketstore"
@@ -204,15 +205,15 @@ func TestBombs(t *testing.T) {
 		want        string
 	}{
 		"zstd zeros":               {"zstd", zstdZeros(64 << 20), "goes on after 1000 bytes"},
-		"gzip zeros":               {"gzip", compress(t, "gzip", zeros), "goes on after 1000 bytes"},
-		"xz zeros":                 {"xz", compress(t, "xz", zeros), "goes on after 1000 bytes"},
+		"gzip zeros":               {"gzip", archivetest.Compress(t, "gzip", zeros), "goes on after 1000 bytes"},
+		"xz zeros":                 {"xz", archivetest.Compress(t, "xz", zeros), "goes on after 1000 bytes"},
 		"zstd with a giant window": {"zstd", giantWindow, "window size exceeded"},
 		"xz with 4 GiB dictionary": {"xz", xzBlocks(1, 40), "dictionary size exceeds max"},
 		"xz with 96 MiB":           {"xz", xzBlocks(1, 29), "dictionary size exceeds max"},
 		"xz of many empty blocks":  {"xz", xzBlocks(100_000, 28), "truncated or corrupt"},
 		"not zstd":                 {"zstd", []byte("not compressed"), "does not decode"},
 		"not xz":                   {"xz", []byte("not compressed"), "does not decode"},
-		"two xz streams":           {"xz", bytes.Repeat(compress(t, "xz", zeros[:500]), 2), "hash"},
+		"two xz streams":           {"xz", bytes.Repeat(archivetest.Compress(t, "xz", zeros[:500]), 2), "hash"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := &storetest.Memory{}
@@ -265,8 +266,8 @@ func xzBlocks(n int, dictionary byte) []byte {
 
 // What is fed to the xz decoder either gives the archive that is promised or an error.
 func FuzzXZ(f *testing.F) {
-	f.Add(compress(f, "xz", []byte("hello")))
-	f.Add(compress(f, "xz", bytes.Repeat([]byte("hello "), 100_000)))
+	f.Add(archivetest.Compress(f, "xz", []byte("hello")))
+	f.Add(archivetest.Compress(f, "xz", bytes.Repeat([]byte("hello "), 100_000)))
 	f.Add(xzBlocks(3, 10))
 	f.Add(xzBlocks(1, 40))
 	m := &storetest.Memory{}

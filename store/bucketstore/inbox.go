@@ -222,22 +222,39 @@ func (b *Inbox) receivePlain(ctx context.Context, key string, content io.Reader)
 	if !isKey(key) || len(path.Base(key)) > maxName {
 		return refuse(store.Invalid, "%.300q is no name of a file in a binary cache", key)
 	}
-	limited := &limitedReader{r: content, left: maxPlain}
 	if strings.HasSuffix(key, ".doi") {
-		text, err := io.ReadAll(&limitedReader{r: content, left: maxRealisation})
+		text, err := readAtMost(content, maxRealisation, key)
 		if err != nil {
-			return fmt.Errorf("bucketstore: %w", err)
+			return err
 		}
 		if !json.Valid(text) {
 			return refuse(store.Invalid, "%.300q is not JSON", key)
 		}
-		limited.r = bytes.NewReader(text)
+		content = bytes.NewReader(text)
 	}
+	limited := &limitedReader{r: content, left: maxPlain}
 	_, err := b.store.files.Put(ctx, b.store.key(key), limited, -1)
 	if limited.exceeded {
-		return refuse(store.TooLarge, "%q has more than %d bytes", key, int64(maxPlain))
+		return tooLarge(key, maxPlain)
 	}
 	return err
+}
+
+func tooLarge(key string, most int64) error {
+	return refuse(store.TooLarge, "%q has more than %d bytes", key, most)
+}
+
+// readAtMost reads what a pusher sends under a key.
+func readAtMost(content io.Reader, most int64, key string) ([]byte, error) {
+	limited := &limitedReader{r: content, left: most}
+	text, err := io.ReadAll(limited)
+	switch {
+	case limited.exceeded:
+		return nil, tooLarge(key, most)
+	case err != nil:
+		return nil, fmt.Errorf("bucketstore: %w", err)
+	}
+	return text, nil
 }
 
 // maxName is what file systems take as a name.
@@ -270,13 +287,9 @@ func (l *limitedReader) Read(p []byte) (int, error) {
 
 // receiveInfo publishes a path.
 func (b *Inbox) receiveInfo(ctx context.Context, by string, hash narinfo.HashPart, content io.Reader) error {
-	limited := &limitedReader{r: content, left: maxInfo}
-	text, err := io.ReadAll(limited)
-	switch {
-	case limited.exceeded:
-		return refuse(store.TooLarge, "a narinfo of more than %d bytes", maxInfo)
-	case err != nil:
-		return fmt.Errorf("bucketstore: %w", err)
+	text, err := readAtMost(content, maxInfo, string(hash)+".narinfo")
+	if err != nil {
+		return err
 	}
 	info, err := narinfo.Parse(text)
 	if err != nil {
@@ -290,7 +303,11 @@ func (b *Inbox) publish(ctx context.Context, by string, hash narinfo.HashPart, i
 		return err
 	}
 	// Nobody replaces what others trust. A path that is damaged can be pushed again.
-	if now, err := b.store.Info(ctx, hash); err == nil && (now.StorePath != info.StorePath || now.NarHash != info.NarHash) {
+	now, err := b.current(ctx, hash)
+	if err != nil {
+		return err
+	}
+	if now != nil && (now.StorePath != info.StorePath || now.NarHash != info.NarHash) {
 		return refuse(store.Needed, "%s is here, and has other content: it has to be deleted first", now.StorePath)
 	}
 	a, err := b.catalog.Archive(ctx, info.URL)
@@ -312,6 +329,15 @@ func (b *Inbox) publish(ctx context.Context, by string, hash narinfo.HashPart, i
 	// What refers to it is still on its way. A path that is gone by now is missed by that, and pushed again.
 	_, err = b.catalog.Lease(ctx, b.store.name, []narinfo.HashPart{hash}, b.catalog.Now().Add(b.opts.Lease))
 	return err
+}
+
+// current returns what the cache has of a hash part, nil if that is nothing or damaged.
+func (b *Inbox) current(ctx context.Context, hash narinfo.HashPart) (*narinfo.Info, error) {
+	info, err := b.store.Info(ctx, hash)
+	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrCorrupt) {
+		return nil, nil
+	}
+	return info, err
 }
 
 // announce publishes a path whose archive is there. It adds our signatures to info.

@@ -3,7 +3,6 @@ package bucketstore
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -43,7 +42,7 @@ func (k *Keeper) Receive(ctx context.Context, info *narinfo.Info, archive io.Rea
 	if info.StorePath.Dir() != b.store.StoreDir() {
 		return refuse(store.Invalid, "this cache is for paths in %s, not %s", b.store.StoreDir(), info.StorePath)
 	}
-	if there, err := k.has(ctx, info); err != nil || there {
+	if there, err := b.current(ctx, info.StorePath.HashPart()); err != nil || there != nil {
 		return err
 	}
 	if info.Compression == "" {
@@ -75,20 +74,11 @@ func (k *Keeper) Receive(ctx context.Context, info *narinfo.Info, archive io.Rea
 	if err := b.storeArchive(ctx, in, archive); err != nil {
 		return err
 	}
-	if there, err := k.has(ctx, info); err != nil || there {
+	if there, err := b.current(ctx, info.StorePath.HashPart()); err != nil || there != nil {
 		return err
 	}
 	info.URL, info.FileHash, info.FileSize = in.key, named, in.size
 	return b.announce(ctx, k.From, info, k.Elsewhere)
-}
-
-// has reports whether the path is in the cache, and well.
-func (k *Keeper) has(ctx context.Context, info *narinfo.Info) (bool, error) {
-	_, err := k.Inbox.store.Info(ctx, info.StorePath.HashPart())
-	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrCorrupt) {
-		return false, nil
-	}
-	return err == nil, err
 }
 
 // extensionOf is what follows ".nar" in the name of an archive that is so compressed.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/voidnxlab/nixtrap/internal/archivetest"
 	"github.com/voidnxlab/nixtrap/internal/catalogtest"
 	"github.com/voidnxlab/nixtrap/narinfo"
 	"github.com/voidnxlab/nixtrap/signing"
@@ -59,7 +60,7 @@ func (s *shelf) files(t *testing.T) (all []string) {
 // foreign is a path as another cache has it, and its archive.
 func foreign(t *testing.T, e storetest.Entry, compression string) (*narinfo.Info, []byte) {
 	t.Helper()
-	info, archive := e.Info.Clone(), compress(t, compression, e.NAR)
+	info, archive := e.Info.Clone(), archivetest.Compress(t, compression, e.NAR)
 	info.URL, info.Compression, info.FileHash, info.FileSize = "nar/some/where.nar?x=1", compression, sha(t, archive), int64(len(archive))
 	return info, archive
 }

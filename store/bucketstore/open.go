@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/voidnxlab/nixtrap/internal/narfile"
 	"github.com/voidnxlab/nixtrap/narinfo"
 	"github.com/voidnxlab/nixtrap/store"
 )
@@ -75,7 +76,7 @@ func (s *Store) newNARReader(ctx context.Context, a *archive) (*narReader, error
 	r := &narReader{ctx: ctx, store: s, archive: a, file: &fileReader{Object: a.Object}, hash: sha256.New(),
 		left: a.info.NarSize}
 	var err error
-	if r.dec, err = newDecoder(a.info.Compression, r.file); err != nil {
+	if r.dec, err = narfile.NewDecoder(a.info.Compression, r.file); err != nil {
 		return nil, r.decodeError(err)
 	}
 	return r, nil

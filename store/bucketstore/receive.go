@@ -204,15 +204,14 @@ func (i *intake) decode(compression string, source io.Reader, most int64) error 
 	defer func() { _ = d.Close() }()
 	limited := &limitedReader{r: d, left: most}
 	h := sha256.New()
-	counted := &countingWriter{w: h}
-	err = readNAR(io.TeeReader(limited, counted))
+	err = readNAR(io.TeeReader(limited, h))
 	switch {
 	case limited.exceeded:
 		return errLimit
 	case err != nil:
 		return fmt.Errorf("holds no NAR: %w", err)
 	}
-	i.narSize = counted.n
+	i.narSize = most - limited.left
 	i.narHash, err = narinfo.NewHash(narinfo.SHA256, h.Sum(nil))
 	return err
 }
@@ -236,17 +235,6 @@ func readNAR(r io.Reader) error {
 		return err
 	}
 	return nil
-}
-
-type countingWriter struct {
-	w io.Writer
-	n int64
-}
-
-func (c *countingWriter) Write(p []byte) (int, error) {
-	n, err := c.w.Write(p)
-	c.n += int64(n)
-	return n, err
 }
 
 // Read implements io.Reader.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"regexp"
 
+	"github.com/voidnxlab/nixtrap/internal/narfile"
 	"github.com/voidnxlab/nixtrap/narinfo"
 	"github.com/voidnxlab/nixtrap/store"
 )
@@ -54,16 +55,16 @@ type logReader struct {
 
 func newLogReader(f Object) (*logReader, error) {
 	buffered := bufio.NewReader(f)
-	head, err := buffered.Peek(magicSize)
+	head, err := buffered.Peek(narfile.MagicSize)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
-	compression := detect(head)
+	compression := narfile.Detect(head)
 	r := &logReader{file: f, left: maxLog}
 	if compression == "none" {
 		r.left = 1<<63 - 1 // no longer than its file
 	}
-	if r.dec, err = newDecoder(compression, buffered); err != nil {
+	if r.dec, err = narfile.NewDecoder(compression, buffered); err != nil {
 		return nil, fmt.Errorf("%w: %w", store.ErrCorrupt, err)
 	}
 	return r, nil

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/voidnxlab/nixtrap/internal/archivetest"
 	"github.com/voidnxlab/nixtrap/internal/realnix"
 	"github.com/voidnxlab/nixtrap/narinfo"
 	"github.com/voidnxlab/nixtrap/store"
@@ -41,7 +42,7 @@ func TestOpenLog(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := bucket(t, "none", nil, nil)
-			write(t, dir, "log/"+drv.Base()+c.extension, compress(t, c.compression, []byte(c.text)))
+			write(t, dir, "log/"+drv.Base()+c.extension, archivetest.Compress(t, c.compression, []byte(c.text)))
 			r, err := open(t, dir).OpenLog(t.Context(), drv)
 			require.NoError(t, err)
 			got, err := io.ReadAll(r)
@@ -53,7 +54,7 @@ func TestOpenLog(t *testing.T) {
 
 	dir := bucket(t, "none", nil, nil)
 	write(t, dir, "log/"+hashPart+"-x", []byte("not a derivation's"))
-	whole := compress(t, "zstd", []byte(text))
+	whole := archivetest.Compress(t, "zstd", []byte(text))
 	write(t, dir, "log/"+drv.Base(), whole[:len(whole)-3])
 	s := open(t, dir)
 	r, err := s.OpenLog(t.Context(), drv)

@@ -17,7 +17,7 @@ import (
 // Its size is FileSize, or what the cache says of it, or -1. A Seek to another place than the next byte has the whole
 // archive read and proved, from its beginning, before the next Read yields anything.
 func (s *Store) OpenArchive(ctx context.Context, info *narinfo.Info) (*store.File, error) {
-	now, err := s.current(ctx, info)
+	now, err := store.Current(ctx, s, info)
 	if err != nil {
 		return nil, err
 	}

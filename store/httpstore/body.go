@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/voidnxlab/nixtrap/internal/narfile"
+	"github.com/voidnxlab/nixtrap/internal/pause"
 	"github.com/voidnxlab/nixtrap/narinfo"
 	"github.com/voidnxlab/nixtrap/store"
 )
@@ -161,7 +162,7 @@ func (b *body) resume(cause error) error {
 		if resumed := b.store.opts.Trace.Resumed; resumed != nil {
 			resumed()
 		}
-		if err := sleep(b.ctx, wait/2+rand.N(wait)); err != nil {
+		if err := pause.For(b.ctx, wait/2+rand.N(wait)); err != nil {
 			return err
 		}
 		err := b.request(http.Header{
@@ -194,17 +195,6 @@ func (b *body) checkResumed(cause error) error {
 	}
 	b.drop()
 	return fmt.Errorf("%w, and then another", cause)
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // Close implements io.Closer. A second Close does nothing.

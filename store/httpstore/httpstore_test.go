@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/voidnxlab/nixtrap/internal/archivetest"
 	"github.com/voidnxlab/nixtrap/narinfo"
 	"github.com/voidnxlab/nixtrap/signing"
 	"github.com/voidnxlab/nixtrap/store"
@@ -213,7 +214,7 @@ func TestNoEndOfAWrongArchive(t *testing.T) {
 		"first byte": flip(0), "middle": flip(700), "last byte": flip(-1), "cut": cut, "more": more,
 		"bare, middle": bare(flip(700)), "bare, cut": bare(cut), "bare, more": bare(more),
 		"bare, empty":      bare(func(_ *narinfo.Info, file *[]byte) { *file = nil }),
-		"bare, other path": bare(func(_ *narinfo.Info, file *[]byte) { *file = compress(t, "zstd", []byte("other")) }),
+		"bare, other path": bare(func(_ *narinfo.Info, file *[]byte) { *file = archivetest.Compress(t, "zstd", []byte("other")) }),
 		"endless nothing": bare(func(_ *narinfo.Info, file *[]byte) {
 			*file = append(slices.Clone(*file), bytesRepeat("\x50\x2a\x4d\x18\x00\x00\x00\x00", 400_000)...) // skippable frames
 		}),
@@ -292,7 +293,7 @@ func TestContentEncodings(t *testing.T) {
 				u.mu.Unlock()
 				if ok {
 					w.Header().Set("Content-Encoding", encoding)
-					w.Write(compress(t, encoding, file))
+					w.Write(archivetest.Compress(t, encoding, file))
 				}
 			})
 			s := newStore(t, u.serve(t), u.options())
@@ -355,7 +356,7 @@ func TestLogsAndRealisations(t *testing.T) {
 	u := newUpstream(t, "none", nil, nil)
 	drv := narinfo.StorePath("/nix/store/00000000000000000000000000000000-x.drv")
 	id := "sha256:" + strings.Repeat("a", 64) + "!out"
-	u.put("/log/"+drv.Base(), compress(t, "xz", []byte("built\n")))
+	u.put("/log/"+drv.Base(), archivetest.Compress(t, "xz", []byte("built\n")))
 	u.put("/realisations/"+id+".doi", []byte(`{"id":1}`))
 	s := newStore(t, u.serve(t), nil)
 	r, err := s.OpenLog(t.Context(), drv)

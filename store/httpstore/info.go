@@ -194,15 +194,3 @@ func (s *Store) condemn(info *narinfo.Info, why error) {
 	gone := fmt.Errorf("%w (%w)", notFound(string(info.StorePath)), why)
 	s.answers.add(&known{hash: info.StorePath.HashPart(), why: gone, checked: time.Now()})
 }
-
-// current returns what the cache says now of the path that info is about. Another content is not found.
-func (s *Store) current(ctx context.Context, info *narinfo.Info) (*narinfo.Info, error) {
-	now, err := s.Info(ctx, info.StorePath.HashPart())
-	if err != nil {
-		return nil, err
-	}
-	if now.StorePath != info.StorePath || now.NarHash != info.NarHash || now.NarSize != info.NarSize {
-		return nil, notFound(string(info.StorePath))
-	}
-	return now, nil
-}

@@ -14,7 +14,7 @@ import (
 // Open returns the path's NAR, decoded, which proves itself while it is read.
 // A compression that can't be decoded here is [store.ErrUnsupported].
 func (s *Store) Open(ctx context.Context, info *narinfo.Info) (io.ReadCloser, error) {
-	now, err := s.current(ctx, info)
+	now, err := store.Current(ctx, s, info)
 	if err != nil {
 		return nil, err
 	}

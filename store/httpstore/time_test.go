@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/voidnxlab/nixtrap/internal/archivetest"
 	"github.com/voidnxlab/nixtrap/internal/memnet"
 	"github.com/voidnxlab/nixtrap/narinfo"
 	"github.com/voidnxlab/nixtrap/store"
@@ -356,7 +357,7 @@ func TestRebuiltPath(t *testing.T) {
 
 		m := &storetest.Memory{}
 		rebuilt := m.AddInfo(&narinfo.Info{StorePath: e.Info.StorePath}, storetest.Archive(storetest.Files{"": "rebuilt"}))
-		file := compress(t, "zstd", m.Entries()[0].NAR)
+		file := archivetest.Compress(t, "zstd", m.Entries()[0].NAR)
 		rebuilt.Compression = "zstd"
 		edit(rebuilt, nil)
 		rebuilt.Sign(u.key)

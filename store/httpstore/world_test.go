@@ -14,11 +14,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
 	"github.com/stretchr/testify/require"
-	"github.com/ulikunitz/xz"
 
+	"github.com/voidnxlab/nixtrap/internal/archivetest"
 	"github.com/voidnxlab/nixtrap/narinfo"
 	"github.com/voidnxlab/nixtrap/signing"
 	"github.com/voidnxlab/nixtrap/store"
@@ -44,28 +42,6 @@ func noise(n int) string {
 		b[i] = byte(rng.Uint32() & 15)
 	}
 	return string(b)
-}
-
-func compress(t testing.TB, compression string, b []byte) []byte {
-	t.Helper()
-	var buf bytes.Buffer
-	var w io.WriteCloser
-	var err error
-	switch compression {
-	case "none":
-		return b
-	case "zstd":
-		w, err = zstd.NewWriter(&buf, zstd.WithEncoderConcurrency(1))
-	case "gzip":
-		w = gzip.NewWriter(&buf)
-	case "xz":
-		w, err = xz.NewWriter(&buf)
-	}
-	require.NoError(t, err)
-	_, err = w.Write(b)
-	require.NoError(t, err)
-	require.NoError(t, w.Close())
-	return buf.Bytes()
 }
 
 func sha(b []byte) narinfo.Hash {
@@ -95,7 +71,7 @@ func newUpstream(t testing.TB, compression string, entries []storetest.Entry, ed
 	u := &upstream{key: key, files: map[string][]byte{}, asked: map[string]int{}}
 	u.files["/nix-cache-info"] = []byte("StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 40\n")
 	for _, e := range entries {
-		info, file := e.Info.Clone(), compress(t, compression, e.NAR)
+		info, file := e.Info.Clone(), archivetest.Compress(t, compression, e.NAR)
 		info.FileHash, info.FileSize, info.Compression = sha(file), int64(len(file)), compression
 		info.URL = "nar/" + info.FileHash.Base32() + ".nar." + compression
 		info.Sign(key)

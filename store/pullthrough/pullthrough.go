@@ -133,7 +133,7 @@ func (s *Store) Info(ctx context.Context, hash narinfo.HashPart) (*narinfo.Info,
 // OpenArchive returns the path's archive as it is, from its first byte on, while it is stored.
 // It returns when the remote store has answered. Reading ends when ctx does; storing goes on.
 func (s *Store) OpenArchive(ctx context.Context, info *narinfo.Info) (*store.File, error) {
-	now, err := s.current(ctx, info)
+	now, err := store.Current(ctx, s, info)
 	if err != nil {
 		return nil, err
 	}
@@ -159,7 +159,7 @@ func (s *Store) OpenArchive(ctx context.Context, info *narinfo.Info) (*store.Fil
 
 // Open returns the path's NAR, decoded, while its archive is stored.
 func (s *Store) Open(ctx context.Context, info *narinfo.Info) (io.ReadCloser, error) {
-	now, err := s.current(ctx, info)
+	now, err := store.Current(ctx, s, info)
 	if err != nil {
 		return nil, err
 	}
@@ -181,18 +181,6 @@ type narReader struct {
 
 // Close implements io.Closer.
 func (r *narReader) Close() error { return errors.Join(r.NAR.Close(), r.file.Close()) }
-
-// current returns what the remote store says now of the path that info is about. Another content is not found.
-func (s *Store) current(ctx context.Context, info *narinfo.Info) (*narinfo.Info, error) {
-	now, err := s.Info(ctx, info.StorePath.HashPart())
-	if err != nil {
-		return nil, err
-	}
-	if now.StorePath != info.StorePath || now.NarHash != info.NarHash || now.NarSize != info.NarSize {
-		return nil, notFound(string(info.StorePath))
-	}
-	return now, nil
-}
 
 // OpenLog asks the remote store, if it has logs. They are not stored.
 func (s *Store) OpenLog(ctx context.Context, drv narinfo.StorePath) (io.ReadCloser, error) {

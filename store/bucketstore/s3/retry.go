@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/minio/minio-go/v7"
+
+	"github.com/voidnxlab/nixtrap/internal/pause"
 )
 
 const attempts = 5
@@ -96,14 +98,7 @@ func (b *Bucket) wait(ctx context.Context, attempt int, err error) error {
 	if isSlowDown(err) {
 		d *= 5
 	}
-	timer := time.NewTimer(d/2 + rand.N(d/2+1))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return pause.For(ctx, d/2+rand.N(d/2+1))
 }
 
 func isSlowDown(err error) bool {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/voidnxlab/nixtrap/internal/pause"
 	"github.com/voidnxlab/nixtrap/narinfo"
 )
 
@@ -64,20 +65,20 @@ const maxDetail = 500
 
 // do makes a request, again while that may help. The error is of the network, of the body, or of ctx.
 func (c *Client) do(ctx context.Context, r *request) (*answer, error) {
-	pause := c.opts.MinBackoff
+	backoff := c.opts.MinBackoff
 	for attempt := 1; ; attempt++ {
 		a, after, err := c.once(ctx, r)
 		if err == nil || ctx.Err() != nil || attempt == c.opts.Attempts || permanent(err) {
 			return a, err
 		}
-		wait := min(max(pause+rand.N(pause), after), max(c.opts.MaxBackoff, after))
+		wait := min(max(backoff+rand.N(backoff), after), max(c.opts.MaxBackoff, after))
 		if retry := c.opts.Trace.Retry; retry != nil {
 			retry(r.about, err, wait)
 		}
-		if err := sleep(ctx, wait); err != nil {
+		if err := pause.For(ctx, wait); err != nil {
 			return nil, err
 		}
-		pause = min(2*pause, c.opts.MaxBackoff)
+		backoff = min(2*backoff, c.opts.MaxBackoff)
 	}
 }
 
@@ -90,17 +91,6 @@ func (e bodyError) Unwrap() error { return e.error }
 func permanent(err error) bool {
 	_, body := errors.AsType[bodyError](err)
 	return body
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // once makes a request once. after is for how long the server asks to be left alone.
