@@ -38,11 +38,11 @@ type upstream struct {
 	pulled   *pullthrough.Store // nil: what it has is passed on and not kept
 	complete bool               // references of uploads may be there
 
-	leftAlone                                           atomic.Bool
-	last                                                atomic.Value // httpstore.Result of the last look-up that was a request
-	found, absent, stale, failed, refused               atomic.Int64
-	resumed, damaged                                    atomic.Int64
-	began, joined, stored, storedBytes, notKept, direct atomic.Int64
+	leftAlone                                                     atomic.Bool
+	last                                                          atomic.Value // httpstore.Result of the last look-up that was a request
+	found, absent, stale, failed, refused                         atomic.Int64
+	resumed, damaged                                              atomic.Int64
+	began, joined, stored, storedBytes, unneeded, notKept, direct atomic.Int64
 }
 
 func (u *upstream) isComplete() bool { return u.complete }
@@ -136,8 +136,9 @@ func (u *upstreams) keep(inbox *bucketstore.Inbox, temp string, log *slog.Logger
 					one.stored.Add(1)
 					one.storedBytes.Add(size)
 				},
-				Failed: func(narinfo.StorePath, error) { one.notKept.Add(1) },
-				Direct: func(narinfo.StorePath) { one.direct.Add(1) },
+				Unneeded: func(narinfo.StorePath) { one.unneeded.Add(1) },
+				Failed:   func(narinfo.StorePath, error) { one.notKept.Add(1) },
+				Direct:   func(narinfo.StorePath) { one.direct.Add(1) },
 			},
 		})
 		if err != nil {
@@ -394,6 +395,7 @@ type upstreamStatus struct {
 	Joined    int64 `json:"joined"` // answers from one that was under way for another client
 	Kept      int64 `json:"kept"`
 	KeptBytes int64 `json:"kept_bytes"`
+	Unneeded  int64 `json:"unneeded"`  // they had come here meanwhile
 	NotKept   int64 `json:"not_kept"`  // because one or the other has failed
 	PassedOn  int64 `json:"passed_on"` // for want of room where they arrive
 }
@@ -405,8 +407,8 @@ func (u *upstreams) status() []upstreamStatus {
 			URL: one.remote.String(), State: one.state(), Complete: one.complete, Found: one.found.Load(),
 			Absent: one.absent.Load(), Stale: one.stale.Load(), Failed: one.failed.Load(), Refused: one.refused.Load(),
 			Resumed: one.resumed.Load(), Damaged: one.damaged.Load(), Pulled: one.began.Load(), Joined: one.joined.Load(),
-			Kept: one.stored.Load(), KeptBytes: one.storedBytes.Load(), NotKept: one.notKept.Load(),
-			PassedOn: one.direct.Load(),
+			Kept: one.stored.Load(), KeptBytes: one.storedBytes.Load(), Unneeded: one.unneeded.Load(),
+			NotKept: one.notKept.Load(), PassedOn: one.direct.Load(),
 		})
 	}
 	return all

@@ -99,6 +99,7 @@ func (o *origin) flags() []string {
 type upstreamStatus struct {
 	URL, State                                           string
 	Found, Absent, Failed, Refused, Pulled, Joined, Kept int64
+	Unneeded                                             int64
 	NotKept                                              int64 `json:"not_kept"`
 }
 
@@ -512,7 +513,7 @@ func TestWhatIsDamagedHereIsMendedFromAnUpstream(t *testing.T) {
 		}, 10*time.Second, 50*time.Millisecond, "%s: it is served from here again", name)
 		require.Eventually(t, func() bool {
 			u := s.upstreams(t)[0]
-			return u.Pulled == u.Kept+u.NotKept
+			return u.Pulled == u.Kept+u.Unneeded+u.NotKept
 		}, 10*time.Second, 10*time.Millisecond, "nothing is under way when more damage is done")
 	}
 }

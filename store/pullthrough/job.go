@@ -149,7 +149,11 @@ func (s *Store) report(j *job, err error, got received) {
 		err = got.err
 	}
 	if err == nil {
-		if stored := s.opts.Trace.Stored; stored != nil && got.whole {
+		stored := s.opts.Trace.Stored
+		switch {
+		case !got.whole:
+			s.path(s.opts.Trace.Unneeded, j.info)
+		case stored != nil:
 			stored(j.info.StorePath, j.size)
 		}
 		return

@@ -53,6 +53,8 @@ type Trace struct {
 	Began, Joined func(path narinfo.StorePath)
 	// Stored is called when the receiver has read a whole archive, of size bytes, and returned without an error.
 	Stored func(path narinfo.StorePath, size int64)
+	// Unneeded is called when the receiver has returned without an error before the end: there was nothing to be done.
+	Unneeded func(path narinfo.StorePath)
 	// Failed is called when the remote store or the receiver has failed.
 	Failed func(path narinfo.StorePath, err error)
 	// Direct is called when an archive is passed on and not stored, for want of room.

@@ -307,6 +307,44 @@ func TestFailuresOfTheReceiverDoNotConcernClients(t *testing.T) {
 	})
 }
 
+type content map[narinfo.StorePath]bool
+
+// Receive implements [pullthrough.Receiver]. It reads nothing of what it has.
+func (c content) Receive(_ context.Context, info *narinfo.Info, archive io.Reader) error {
+	if c[info.StorePath] {
+		return nil
+	}
+	_, err := io.Copy(io.Discard, archive)
+	return err
+}
+
+// Each download that began is counted once more when it has ended, also if there was nothing to be done.
+func TestEachDownloadHasOneEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRemote(t)
+		var ends []string
+		info, _ := r.lib(t)
+		has := content{}
+		s, err := pullthrough.New(r, has, &pullthrough.Options{Trace: &pullthrough.Trace{
+			Stored:   func(narinfo.StorePath, int64) { ends = append(ends, "stored") },
+			Unneeded: func(narinfo.StorePath) { ends = append(ends, "unneeded") },
+			Failed:   func(narinfo.StorePath, error) { ends = append(ends, "failed") },
+		}})
+		require.NoError(t, err)
+		for range 2 {
+			f, err := s.OpenArchive(t.Context(), info)
+			require.NoError(t, err)
+			_, err = io.Copy(io.Discard, f)
+			require.NoError(t, err)
+			require.NoError(t, f.Close())
+			synctest.Wait()
+			has[info.StorePath] = true
+		}
+		require.NoError(t, s.Close())
+		require.Equal(t, []string{"stored", "unneeded"}, ends)
+	})
+}
+
 // A slow client or receiver delays nobody else.
 func TestEachReadsAtItsOwnPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

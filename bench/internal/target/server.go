@@ -73,7 +73,8 @@ func Start(ctx context.Context, p Program) (*Server, error) {
 	}
 	s.PID = s.cmd.Process.Pid
 	if err := s.waitForAnswer(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("target: %s: %w; it said:\n%s", p.Name, err, s.log.String()), s.Close())
+		closed := s.Close() // only when it has ended is its log whole
+		return nil, errors.Join(fmt.Errorf("target: %s: %w; it said:\n%s", p.Name, err, s.log.String()), closed)
 	}
 	return s, nil
 }
