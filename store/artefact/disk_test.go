@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -68,6 +69,10 @@ func TestTheLeastRecentlyUsedGoesFirst(t *testing.T) {
 }
 
 func TestWhatIsReadIsNotEvicted(t *testing.T) {
+	synctest.Test(t, testWhatIsReadIsNotEvicted)
+}
+
+func testWhatIsReadIsNotEvicted(t *testing.T) {
 	var m storetest.Memory
 	a, b, other := add(&m, "a", noise(1, 100_000)), add(&m, "b", noise(2, 100_000)), add(&m, "c", noise(3, 100_000))
 	dir := t.TempDir()
