@@ -130,7 +130,9 @@ func (d *Directory) Put(ctx context.Context, key string, content io.Reader, size
 
 // publish writes a new file and gives it its name.
 func (d *Directory) publish(ctx context.Context, f *os.File, temp, key string, content io.Reader, size int64) (State, error) {
-	n, err := io.Copy(f, &contextReader{ctx, content})
+	buf := transferBuffers.Get().(*[]byte)
+	n, err := io.CopyBuffer(struct{ io.Writer }{f}, &contextReader{ctx, content}, *buf)
+	transferBuffers.Put(buf)
 	switch {
 	case err != nil:
 		return State{}, fmt.Errorf("bucketstore: writing %q: %w", key, err)

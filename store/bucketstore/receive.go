@@ -161,11 +161,11 @@ type intake struct {
 	r    io.Reader
 	in   *incoming
 	max  int64 // bytes of the file
-	hash hash.Hash
+	hash hash.Hash // of the file; nil: the file is the NAR, which the decoder hashes
 	size int64
 
-	pipe    *io.PipeWriter // to the decoder
-	decoded chan struct{}  // closed by the decoder, which has then set what follows
+	feed    *feed         // to the decoder
+	decoded chan struct{} // closed by the decoder, which has then set what follows
 	failure error
 	narHash narinfo.Hash
 	narSize int64
@@ -175,15 +175,17 @@ type intake struct {
 }
 
 func newIntake(r io.Reader, in *incoming, maxFile, maxNAR int64) *intake {
-	source, pipe := io.Pipe()
-	i := &intake{r: r, in: in, max: maxFile, hash: sha256.New(), pipe: pipe, decoded: make(chan struct{})}
+	i := &intake{r: r, in: in, max: maxFile, feed: newFeed(), decoded: make(chan struct{})}
+	if in.compression != "none" {
+		i.hash = sha256.New()
+	}
 	if in.promised != nil {
 		maxNAR = min(maxNAR, in.promised.NarSize)
 	}
 	go func() {
 		defer close(i.decoded)
-		i.failure = i.decode(in.compression, source, maxNAR)
-		_ = source.CloseWithError(errDecoded) // what still comes is hashed only
+		i.failure = i.decode(in.compression, i.feed, maxNAR)
+		i.feed.leave() // what still comes is hashed only
 	}()
 	return i
 }
@@ -247,8 +249,10 @@ func (i *intake) Read(p []byte) (int, error) {
 	if i.size > i.max {
 		return 0, i.refuse(store.TooLarge, "an archive of more than %d bytes", i.max)
 	}
-	i.hash.Write(p[:n])
-	if _, pipeErr := i.pipe.Write(p[:n]); pipeErr != nil {
+	if i.hash != nil {
+		i.hash.Write(p[:n])
+	}
+	if _, err := i.feed.Write(p[:n]); err != nil {
 		if verdict := i.wait(); verdict != nil {
 			return 0, verdict
 		}
@@ -269,15 +273,19 @@ func (i *intake) Read(p []byte) (int, error) {
 
 // settle is called at the end of the file.
 func (i *intake) settle() error {
-	_ = i.pipe.Close()
+	i.feed.finish(io.EOF)
 	if err := i.wait(); err != nil {
 		return err
 	}
-	got, err := narinfo.NewHash(narinfo.SHA256, i.hash.Sum(nil))
+	got := i.narHash
+	if i.hash != nil {
+		var err error
+		if got, err = narinfo.NewHash(narinfo.SHA256, i.hash.Sum(nil)); err != nil {
+			return err
+		}
+	}
 	p := i.in.promised
 	switch {
-	case err != nil:
-		return err
 	case got != i.in.named:
 		return i.refuse(store.Invalid, "it hashes to %s, which is not its name", got.Base32())
 	case p != nil && (i.narHash != p.NarHash || i.narSize != p.NarSize):
@@ -314,6 +322,7 @@ func (i *intake) refused(key string) error {
 
 // close ends the decoder.
 func (i *intake) close() {
-	_ = i.pipe.CloseWithError(io.ErrUnexpectedEOF)
+	i.feed.finish(io.ErrUnexpectedEOF)
 	<-i.decoded
+	i.feed.release()
 }
