@@ -206,7 +206,7 @@ func decodeContent(encoding string, body io.Reader) (io.ReadCloser, error) {
 	if !ok {
 		return nil, errEncoding
 	}
-	r, err := narfile.NewDecoder(compression, body)
+	r, err := narfile.NewUploadDecoder(compression, body)
 	if err != nil {
 		return nil, fmt.Errorf("%w (%w)", errEncoded, err)
 	}

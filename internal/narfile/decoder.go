@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -25,27 +26,65 @@ const (
 // not none, zstd, xz, gzip or bzip2 is [errors.ErrUnsupported].
 // It starts no goroutine. It reads ahead of what it yields.
 func NewDecoder(compression string, r io.Reader) (io.ReadCloser, error) {
-	return newDecoder(compression, r, maxZstdWindow)
-}
-
-// NewUploadDecoder is [NewDecoder] for what strangers send, many at once: a window of zstd has at most 16 MiB.
-func NewUploadDecoder(compression string, r io.Reader) (io.ReadCloser, error) {
-	return newDecoder(compression, r, maxUploadWindow)
-}
-
-func newDecoder(compression string, r io.Reader, window uint64) (io.ReadCloser, error) {
-	if compression == "none" {
-		return io.NopCloser(r), nil
-	}
-	r = bufio.NewReaderSize(r, 64<<10)
-	switch compression {
-	case "zstd":
-		d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-			zstd.WithDecoderMaxWindow(window))
+	if compression == "zstd" {
+		d, err := newZstd(bufio.NewReaderSize(r, readAhead), maxZstdWindow)
 		if err != nil {
 			return nil, err
 		}
 		return d.IOReadCloser(), nil
+	}
+	return newDecoder(compression, r)
+}
+
+// readAhead is how much a decoder reads at once.
+const readAhead = 64 << 10
+
+func newZstd(r io.Reader, window uint64) (*zstd.Decoder, error) {
+	return zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(window))
+}
+
+// NewUploadDecoder is [NewDecoder] for what strangers send, many at once: a window of zstd has at most 16 MiB.
+func NewUploadDecoder(compression string, r io.Reader) (io.ReadCloser, error) {
+	if compression == "zstd" {
+		return newUploadZstd(r)
+	}
+	return newDecoder(compression, r)
+}
+
+// uploadZstd is a decoder that serves again: a new one costs more than decoding a small NAR.
+type uploadZstd struct{ *zstd.Decoder }
+
+var uploadZstds sync.Pool // of *zstd.Decoder
+
+func newUploadZstd(r io.Reader) (io.ReadCloser, error) {
+	r = bufio.NewReaderSize(r, readAhead)
+	if d, ok := uploadZstds.Get().(*zstd.Decoder); ok {
+		return &uploadZstd{d}, d.Reset(r)
+	}
+	d, err := newZstd(r, maxUploadWindow)
+	if err != nil {
+		return nil, err
+	}
+	return &uploadZstd{d}, nil
+}
+
+// Close gives the decoder back. A second Close does nothing.
+func (u *uploadZstd) Close() error {
+	if u.Decoder == nil {
+		return nil
+	}
+	err := u.Reset(nil)
+	uploadZstds.Put(u.Decoder)
+	u.Decoder = nil
+	return err
+}
+
+func newDecoder(compression string, r io.Reader) (io.ReadCloser, error) {
+	if compression == "none" {
+		return io.NopCloser(r), nil
+	}
+	r = bufio.NewReaderSize(r, readAhead)
+	switch compression {
 	case "xz":
 		d, err := xz.NewReader(r, maxXZDictionary)
 		return io.NopCloser(d), err

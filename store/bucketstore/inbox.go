@@ -310,6 +310,16 @@ func (b *Inbox) publish(ctx context.Context, by string, hash narinfo.HashPart, i
 	if now != nil && (now.StorePath != info.StorePath || now.NarHash != info.NarHash) {
 		return refuse(store.Needed, "%s is here, and has other content: it has to be deleted first", now.StorePath)
 	}
+	if info.FileHash.IsZero() || info.FileSize == 0 {
+		if err := b.complete(ctx, info); err != nil {
+			return err
+		}
+	}
+	return b.announce(ctx, by, info, b.opts.Elsewhere, b.opts.Lease)
+}
+
+// complete adds what a narinfo does not say of its file.
+func (b *Inbox) complete(ctx context.Context, info *narinfo.Info) error {
 	a, err := b.catalog.Archive(ctx, info.URL)
 	if errors.Is(err, catalog.ErrNotFound) {
 		return refusalOf(catalog.ErrNoArchive) // as if another cache had it, which is nobody else's business
@@ -323,12 +333,7 @@ func (b *Inbox) publish(ctx context.Context, by string, hash narinfo.HashPart, i
 	if info.FileSize == 0 {
 		info.FileSize = a.FileSize
 	}
-	if err := b.announce(ctx, by, info, b.opts.Elsewhere); err != nil {
-		return err
-	}
-	// What refers to it is still on its way. A path that is gone by now is missed by that, and pushed again.
-	_, err = b.catalog.Lease(ctx, b.store.name, []narinfo.HashPart{hash}, b.catalog.Now().Add(b.opts.Lease))
-	return err
+	return nil
 }
 
 // current returns what the cache has of a hash part, nil if that is nothing or damaged.
@@ -340,13 +345,13 @@ func (b *Inbox) current(ctx context.Context, hash narinfo.HashPart) (*narinfo.In
 	return info, err
 }
 
-// announce publishes a path whose archive is there. It adds our signatures to info.
-func (b *Inbox) announce(ctx context.Context, by string, info *narinfo.Info, elsewhere Elsewhere) error {
+// announce publishes a path whose archive is there, and leases it. It adds our signatures to info.
+func (b *Inbox) announce(ctx context.Context, by string, info *narinfo.Info, elsewhere Elsewhere, lease time.Duration) error {
 	for _, key := range b.opts.Sign {
 		info.Sign(key)
 	}
 	err := b.catalog.Publish(ctx, catalog.Publication{
-		Cache: b.store.name, Uploader: by, Info: info, Elsewhere: elsewhere,
+		Cache: b.store.name, Uploader: by, Info: info, Elsewhere: elsewhere, Lease: lease,
 		Write: func(ctx context.Context) error { return b.writeInfo(ctx, info) },
 	})
 	if err != nil {

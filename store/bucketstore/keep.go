@@ -78,7 +78,7 @@ func (k *Keeper) Receive(ctx context.Context, info *narinfo.Info, archive io.Rea
 		return err
 	}
 	info.URL, info.FileHash, info.FileSize = in.key, named, in.size
-	return b.announce(ctx, k.From, info, k.Elsewhere)
+	return b.announce(ctx, k.From, info, k.Elsewhere, 0)
 }
 
 // extensionOf is what follows ".nar" in the name of an archive that is so compressed.

@@ -62,3 +62,29 @@ func TestKeepingAClosureLeasesItsTopsAndTellsWhatIsMissing(t *testing.T) {
 		require.Empty(t, missing)
 	})
 }
+
+// What was just published is kept for what refers to it, however it became live.
+func TestAPublicationLeasesItsPath(t *testing.T) {
+	catalogtest.OnEach(t, func(t *testing.T, db catalogtest.Database) {
+		now := catalogtest.NewClock()
+		c, b := db.Open(t, &catalog.Options{Now: now.Now}), catalogtest.NewBucket()
+		path := catalogtest.Path(0)
+		publish := func(content string, lease time.Duration) time.Time {
+			i := catalogtest.Info(path, content)
+			require.NoError(t, b.Upload(t.Context(), c, "", i, time.Minute))
+			p := b.Publication("", i)
+			p.Lease = lease
+			require.NoError(t, c.Publish(t.Context(), p))
+			got, err := c.Path(t.Context(), "", path.HashPart())
+			require.NoError(t, err)
+			return got.LeasedUntil
+		}
+		require.Zero(t, publish("one", 0))
+		until := now.Now().Add(time.Hour)
+		require.True(t, until.Equal(publish("one", time.Hour)), "published again")
+		require.True(t, until.Equal(publish("one", time.Minute)), "a lease is never shortened")
+		require.True(t, until.Add(time.Hour).Equal(publish("other", 2*time.Hour)), "replaced")
+		path = catalogtest.Path(1)
+		require.True(t, until.Equal(publish("new", time.Hour)))
+	})
+}

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/voidnxlab/nixtrap/narinfo"
 )
@@ -17,6 +18,7 @@ type Publication struct {
 	Uploader string        // who does it, for the record
 	Info     *narinfo.Info // is not changed
 	Archive  string        // its archive's key in the bucket; "": Info.URL
+	Lease    time.Duration // for which the path is kept from when it is live, as by Catalog.Lease; 0: not at all
 
 	// Elsewhere returns those of the paths that are not where clients of this cache also look, an upstream that is
 	// configured as complete. nil: all are missing. It is called outside of transactions, and may take its time.
@@ -54,7 +56,13 @@ func (c *Catalog) Publish(ctx context.Context, p Publication) error {
 	}
 	finish, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.lease/2)
 	defer cancel()
-	return c.do(finish, lazily, func(t *tx) error { return t.finishPublishing(attempt) })
+	return c.do(finish, lazily, func(t *tx) error {
+		var until int64
+		if p.Lease > 0 {
+			until = t.now + p.Lease.Milliseconds()
+		}
+		return t.finishPublishing(attempt, until)
+	})
 }
 
 func (c *Catalog) writeNarinfo(ctx context.Context, p *Publication) error {
@@ -210,8 +218,8 @@ func (t *tx) makeWay(row *pathRow) error {
 	return nil
 }
 
-// finishPublishing makes a publication the one that is live.
-func (t *tx) finishPublishing(row pathRow) error {
+// finishPublishing makes a publication the one that is live, and leases it.
+func (t *tx) finishPublishing(row pathRow, until int64) error {
 	if err := t.exclude(row.slot); err != nil {
 		return err
 	}
@@ -230,7 +238,7 @@ func (t *tx) finishPublishing(row pathRow) error {
 	}
 	if mine == nil {
 		if settled != nil && settled.state == Live && settled.same(&row) {
-			return nil // another publication of the same has settled this one
+			return t.lease(settled, until) // another publication of the same has settled this one
 		}
 		return fmt.Errorf("%w: %s", ErrLeaseLost, row.path)
 	}
@@ -243,10 +251,18 @@ func (t *tx) finishPublishing(row pathRow) error {
 		}
 	}
 	if settled == nil {
-		_, err = t.exec(`UPDATE paths SET state = $2, attempt = 0, until = 0 WHERE id = $1`, mine.id, Live)
+		_, err = t.exec(`UPDATE paths SET state = $2, attempt = 0, until = 0, leased_until = $3 WHERE id = $1`, mine.id, Live, until)
 		return err
 	}
-	return t.replace(settled, mine)
+	if err := t.replace(settled, mine); err != nil {
+		return err
+	}
+	return t.lease(settled, until)
+}
+
+func (t *tx) lease(row *pathRow, until int64) error {
+	_, err := t.exec(`UPDATE paths SET leased_until = $2 WHERE id = $1 AND leased_until < $2`, row.id, until)
+	return err
 }
 
 // replace gives a path that is live, or was left half deleted, the content of a publication of it. The row stays, and

@@ -70,7 +70,7 @@ func (t *tx) resolve(s slot, info *narinfo.Info) error {
 			return err
 		}
 		if wrote {
-			return t.finishPublishing(r)
+			return t.finishPublishing(r, 0)
 		}
 	}
 	for i, r := range inDoubt {

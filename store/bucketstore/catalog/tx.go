@@ -115,6 +115,9 @@ func (c *Catalog) begin(ctx context.Context, k kind) (*sql.Conn, error) {
 }
 
 func (c *Catalog) enter(ctx context.Context, conn *sql.Conn, k kind) error {
+	if c.dialect == SQLite { // see once
+		ctx = context.WithoutCancel(ctx)
+	}
 	begin := "BEGIN ISOLATION LEVEL READ COMMITTED"
 	switch {
 	case c.dialect == SQLite && k == reading:
