@@ -29,7 +29,14 @@ type options struct {
 	out         string
 	work        string
 	memoryFor   int // seconds
+	client      string
 }
+
+// The kinds of client.
+const (
+	rawClient = "raw"
+	stdClient = "net/http"
+)
 
 // The workloads, in the order in which they run.
 var allWorkloads = []string{"closure", "small", "first-request", "memory", "push"}
@@ -58,6 +65,7 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	set.StringVar(&o.narserved, "narserved", "", "`PROGRAM` to measure instead of building this module's")
 	set.StringVar(&o.nginx, "nginx", "nginx", "`PROGRAM` to compare with")
 	set.Func("only", "`LIST` of words: only targets whose names contain one, and the nginx ones", o.setOnly)
+	set.StringVar(&o.client, "client", rawClient, "`KIND` of client: "+rawClient+", which costs next to nothing, or "+stdClient)
 	set.StringVar(&o.out, "out", "bench/results", "`FOLDER` for the results")
 	set.StringVar(&o.work, "work", "", "`FOLDER` for flat caches, kept for the next run (default in the user's cache folder)")
 	set.IntVar(&o.memoryFor, "memory-seconds", 30, "how long the readers of --memory read")
@@ -87,6 +95,9 @@ func (o *options) addModes(first, memory bool) {
 func (o *options) complete() error {
 	if o.rounds < 1 || o.packages < 1 || o.smallFiles < 1 || o.memoryFor < 1 {
 		return program.Misuse(errors.New("numbers must be 1 or more"))
+	}
+	if o.client != rawClient && o.client != stdClient {
+		return program.Misuse(fmt.Errorf("--client %q is neither %s nor %s", o.client, rawClient, stdClient))
 	}
 	if o.work != "" {
 		return nil

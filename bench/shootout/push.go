@@ -3,7 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,8 +24,10 @@ import (
 
 const (
 	uploads       = "narserved --upload"
+	ownPush       = "narserved push"
 	directory     = "nix copy, file://"
-	transferLimit = 1.2 // of nix copy's time
+	dropping      = "nix copy, nothing kept" // what the client and HTTP alone take
+	transferLimit = 1.2                      // of nix copy's time
 	pushers       = 16
 	pushMemory    = 128 << 20
 )
@@ -71,6 +76,7 @@ func (p *pushing) compete(ctx context.Context, compression string) error {
 	}
 	board, err := contest.Run(ctx, p.rounds, passes, []contest.Contender{
 		transfer(contest.Push, directory, p.pushToDirectory), transfer(contest.Push, uploads, p.pushToServer),
+		transfer(contest.Push, ownPush, p.pushOurselves), transfer(contest.Push, dropping, p.pushToNobody),
 		transfer(contest.Pull, directory, p.pullFromDirectory), transfer(contest.Pull, uploads, p.pullFromServer),
 	}, func(what string) { p.say("%s: %s", name, what) })
 	if err != nil {
@@ -78,7 +84,7 @@ func (p *pushing) compete(ctx context.Context, compression string) error {
 	}
 	r := &report.Run{Workload: name, Board: board, Baselines: []string{directory}}
 	p.runs = append(p.runs, r)
-	var goals []report.Goal
+	goals := []report.Goal{{Contender: ownPush, Baseline: directory, Pass: passes[0], Quantity: report.Time, Limit: transferLimit}}
 	for _, pass := range passes {
 		goals = append(goals, report.Goal{
 			Contender: uploads, Baseline: directory, Pass: pass, Quantity: report.Time, Limit: transferLimit,
@@ -111,6 +117,37 @@ func (p *pushing) pushToServer(ctx context.Context, dir, compression string) (to
 	return p.withServer(ctx, dir, dir+"/bucket", func(s *target.Server) error {
 		return p.push(ctx, s, dir, compression)
 	})
+}
+
+// pushOurselves is our own client in Nix's place.
+func (p *pushing) pushOurselves(ctx context.Context, dir, compression string) (took, cpu time.Duration, err error) {
+	return p.withServer(ctx, dir, dir+"/bucket", func(s *target.Server) error {
+		out, err := exec.CommandContext(ctx, p.server.Program, "push", "--to", "http://"+s.Addr, "--compression", compression,
+			"--token-file", filepath.Join(p.work, "push-token"), p.top.Path).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("push: %w: %s", err, out)
+		}
+		return nil
+	})
+}
+
+// pushToNobody is nix copy to a server that takes all and keeps nothing.
+func (p *pushing) pushToNobody(ctx context.Context, dir, compression string) (took, cpu time.Duration, err error) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.Method == http.MethodPut:
+			_, _ = io.Copy(io.Discard, r.Body)
+			w.WriteHeader(http.StatusCreated)
+		case r.URL.Path == "/nix-cache-info":
+			_, _ = io.WriteString(w, "StoreDir: /nix/store\n")
+		default:
+			w.WriteHeader(http.StatusNotFound)
+		}
+	}))
+	defer s.Close()
+	start := time.Now()
+	err = p.nix.Copy(ctx, dir, "--to", s.URL+"?compression="+compression, p.top.Path)
+	return time.Since(start), 0, err
 }
 
 func (p *pushing) pullFromServer(ctx context.Context, dir, compression string) (took, cpu time.Duration, err error) {

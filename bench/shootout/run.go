@@ -179,7 +179,9 @@ func (s *shootout) compete(ctx context.Context, name string, passes []contest.Pa
 			return nil, err
 		}
 		defer server.Close()
-		contenders = append(contenders, contest.NewClient(server, paths))
+		client := contest.NewClient(server, paths)
+		client.Std = s.client == stdClient
+		contenders = append(contenders, client)
 	}
 	board, err := contest.Run(ctx, s.rounds, passes, append(contenders, others...), func(what string) {
 		s.say("%s: %s", name, what)
@@ -196,7 +198,7 @@ func (s *shootout) compete(ctx context.Context, name string, passes []contest.Pa
 func (s *shootout) report(ctx context.Context) error {
 	machine := proc.Describe(ctx, s.nginxPath)
 	var text, verdicts, samples, chart bytes.Buffer
-	fmt.Fprintln(&text, strings.Join(machine.Lines(), "\n"))
+	fmt.Fprintln(&text, strings.Join(append(machine.Lines(), "client: "+s.client), "\n"))
 	for _, r := range s.runs {
 		if err := report.Table(&text, r); err != nil {
 			return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -20,6 +21,10 @@ import (
 
 // Client is a server's contender: it asks it for paths.
 type Client struct {
+	// Std measures with net/http's client, as programs have it, instead of package rawhttp's, which costs next to nothing.
+	// What a client costs hides differences between servers that share its machine.
+	Std bool
+
 	server *target.Server
 	paths  []workload.Path
 
@@ -132,15 +137,44 @@ func fetch(ctx context.Context, conn *rawhttp.Conn, url string, status int) (int
 	return n, nil
 }
 
+// fetcher gets what a request asks for over a connection of its own, drops the body and returns its length.
+type fetcher func(context.Context, request) (int64, error)
+
+func stdFetcher(base string, client *http.Client) fetcher {
+	return func(ctx context.Context, r request) (int64, error) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+r.url, nil)
+		if err != nil {
+			return 0, err
+		}
+		req.Header.Set("Accept-Encoding", "identity") // as it is, not unpacked here
+		resp, err := client.Do(req)
+		if err != nil {
+			return 0, err
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != r.status {
+			return 0, fmt.Errorf("%s: status %d, not %d", r.url, resp.StatusCode, r.status)
+		}
+		return io.Copy(io.Discard, resp.Body)
+	}
+}
+
 // Measure runs a pass: all connections take from one queue of requests.
 func (c *Client) Measure(ctx context.Context, p Pass) (Sample, error) {
-	conns := make([]*rawhttp.Conn, p.Connections)
-	for i := range conns {
-		conns[i] = c.server.Connect()
-		defer conns[i].Close()
-		if err := conns[i].Dial(ctx); err != nil {
+	fetchers := make([]fetcher, p.Connections)
+	for i := range fetchers {
+		if c.Std {
+			transport := &http.Transport{}
+			defer transport.CloseIdleConnections()
+			fetchers[i] = stdFetcher("http://"+c.server.Addr, &http.Client{Transport: transport})
+			continue
+		}
+		conn := c.server.Connect()
+		defer conn.Close()
+		if err := conn.Dial(ctx); err != nil {
 			return Sample{}, err
 		}
+		fetchers[i] = func(ctx context.Context, r request) (int64, error) { return fetch(ctx, conn, r.url, r.status) }
 	}
 	q := queue{requests: c.requests[p.Kind], total: int64(len(c.paths) * p.Repeat)}
 	before, err := c.cpu()
@@ -148,7 +182,7 @@ func (c *Client) Measure(ctx context.Context, p Pass) (Sample, error) {
 		return Sample{}, err
 	}
 	start := time.Now()
-	if err := q.run(ctx, conns); err != nil {
+	if err := q.run(ctx, fetchers); err != nil {
 		return Sample{}, err
 	}
 	s := Sample{Time: time.Since(start), Requests: int(q.total), Wire: q.wire.Load()}
@@ -175,18 +209,18 @@ type queue struct {
 	wire     atomic.Int64
 }
 
-func (q *queue) run(ctx context.Context, conns []*rawhttp.Conn) error {
+func (q *queue) run(ctx context.Context, fetchers []fetcher) error {
 	group, ctx := errgroup.WithContext(ctx)
-	for _, conn := range conns {
-		group.Go(func() error { return q.work(ctx, conn) })
+	for _, fetch := range fetchers {
+		group.Go(func() error { return q.work(ctx, fetch) })
 	}
 	return group.Wait()
 }
 
-func (q *queue) work(ctx context.Context, conn *rawhttp.Conn) error {
+func (q *queue) work(ctx context.Context, fetch fetcher) error {
 	for i := q.next.Add(1) - 1; i < q.total && ctx.Err() == nil; i = q.next.Add(1) - 1 {
 		r := q.requests[int(i)%len(q.requests)]
-		n, err := fetch(ctx, conn, r.url, r.status)
+		n, err := fetch(ctx, r)
 		if err != nil {
 			return err
 		}

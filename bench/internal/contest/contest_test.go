@@ -55,9 +55,11 @@ var passes = []contest.Pass{
 
 func TestContest(t *testing.T) {
 	h, paths := cache(t)
+	std := contest.NewClient(serve(t, "two", h), paths)
+	std.Std = true
 	board, err := contest.Run(t.Context(), 3, passes, []contest.Contender{
 		contest.NewClient(serve(t, "one", h), paths),
-		contest.NewClient(serve(t, "two", h), paths),
+		std,
 		&contest.Command{Kind: contest.NAR, Label: "command", Args: []string{"true"}, Logical: 7},
 	}, nil)
 	require.NoError(t, err)
@@ -66,11 +68,13 @@ func TestContest(t *testing.T) {
 		require.Len(t, s.Samples, 3, "%s, %s", s.Pass, s.Contender)
 	}
 	size := paths[0].NarSize + paths[1].NarSize
-	for _, sample := range board.Find(passes[3], "one").Samples {
-		require.Equal(t, 2*size, sample.Logical)
-		require.Equal(t, 2*size, sample.Wire)
-		require.Equal(t, 4, sample.Requests)
-		require.Positive(t, sample.Time)
+	for _, name := range []string{"one", "two"} {
+		for _, sample := range board.Find(passes[3], name).Samples {
+			require.Equal(t, 2*size, sample.Logical)
+			require.Equal(t, 2*size, sample.Wire)
+			require.Equal(t, 4, sample.Requests)
+			require.Positive(t, sample.Time)
+		}
 	}
 	require.EqualValues(t, 7, board.Find(passes[2], "command").Samples[0].Logical)
 	require.Nil(t, board.Find(passes[0], "command"))
