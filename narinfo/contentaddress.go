@@ -1,9 +1,12 @@
 package narinfo
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/nix-community/go-nix/pkg/nixbase32"
 )
 
 // ContentAddress says how a path's content determines the path. "" is none.
@@ -13,6 +16,7 @@ import (
 //	fixed:r:sha256:BASE32      anything, hashed as NAR; any hash type
 //	fixed:git:sha1:BASE32      anything, hashed as Git does (experimental in Nix)
 //
+// The path follows from it, from the references, and from the path's name: see [Info.ContentPath].
 // It is in canonical form by construction: see [ParseContentAddress].
 type ContentAddress string
 
@@ -61,4 +65,79 @@ func (a ContentAddress) Hash() Hash {
 		return Hash{}
 	}
 	return h
+}
+
+var (
+	errNoCA         = errors.New("no content address")
+	errTextHash     = errors.New("text is hashed with SHA-256 alone")
+	errTextSelf     = errors.New("text cannot refer to itself")
+	errNoReferences = errors.New("what is not text, or a NAR hashed with SHA-256, cannot refer to anything")
+)
+
+// ContentPath returns the path that follows from CA, References and StorePath's name, in StorePath's directory: Nix's
+// makeFixedOutputPathFromCA. A CA for which it is not StorePath is nothing to Nix. Whether CA's hash is that of the
+// content is another question. Without a CA, or with one that nothing with such references can have, there is an error.
+//
+// HASHPART is base 32 of 20 bytes onto which the SHA-256 of TYPE ":sha256:" HEX ":" DIR ":" NAME is folded, where TYPE
+// and HEX, base 16, are
+//
+//	text:REF:REF…            the CA's hash      of text:sha256
+//	source:REF:REF…[:self]   the CA's hash      of fixed:r:sha256
+//	output:out               the SHA-256 of "fixed:out:" [METHOD] HASHTYPE ":" HEX ":"   of any other fixed
+func (i *Info) ContentPath() (StorePath, error) {
+	path, err := i.contentPath()
+	if err != nil {
+		return "", fmt.Errorf("narinfo: path of content address %q: %w", clip(string(i.CA)), err)
+	}
+	return path, nil
+}
+
+func (i *Info) contentPath() (StorePath, error) {
+	method, _, err := splitContentAddress(string(i.CA))
+	if err != nil {
+		return "", errNoCA
+	}
+	typ, self := i.referencesText()
+	hash := i.CA.Hash()
+	switch {
+	case method == "text:" && hash.Type() != SHA256:
+		return "", errTextHash
+	case method == "text:" && self:
+		return "", errTextSelf
+	case method == "text:":
+		typ = "text" + typ
+	case method == "fixed:r:" && hash.Type() == SHA256:
+		typ = "source" + typ
+		if self {
+			typ += ":self"
+		}
+	case len(i.References) > 0:
+		return "", errNoReferences
+	default:
+		typ = "output:out"
+		payload := "fixed:out:" + strings.TrimPrefix(method, "fixed:") + hash.Type().String() + ":" + hash.Base16() + ":"
+		sum := sha256.Sum256([]byte(payload))
+		if hash, err = NewHash(SHA256, sum[:]); err != nil {
+			return "", err
+		}
+	}
+	sum := sha256.Sum256([]byte(typ + ":sha256:" + hash.Base16() + ":" + i.StorePath.Dir() + ":" + i.StorePath.Name()))
+	var folded [20]byte
+	for n, b := range sum {
+		folded[n%len(folded)] ^= b
+	}
+	return NewStorePath(i.StorePath.Dir(), nixbase32.EncodeToString(folded[:])+"-"+i.StorePath.Name())
+}
+
+// referencesText returns ":REF" for each reference to another path, and whether there is one to the path itself.
+func (i *Info) referencesText() (text string, self bool) {
+	var b strings.Builder
+	for _, r := range i.References {
+		if r == i.StorePath {
+			self = true
+			continue
+		}
+		b.WriteString(":" + string(r))
+	}
+	return b.String(), self
 }

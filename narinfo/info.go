@@ -121,7 +121,7 @@ func (i *Info) AddSignatures(sigs ...signing.Signature) {
 }
 
 // VerifiedBy returns the first key of the ring that made one of the signatures.
-// Nix also trusts a path without any signature if StorePath can be computed from CA; that is not looked at here.
+// Nix also trusts a path without any signature if StorePath can be computed from CA: see [Info.ContentPath].
 func (i *Info) VerifiedBy(ring signing.Keyring) (signing.PublicKey, bool) {
 	if len(i.Signatures) == 0 || len(ring) == 0 {
 		return signing.PublicKey{}, false

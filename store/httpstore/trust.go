@@ -1,10 +1,8 @@
 package httpstore
 
 import (
-	"crypto/sha256"
+	"slices"
 	"strings"
-
-	"github.com/nix-community/go-nix/pkg/nixbase32"
 
 	"github.com/voidnxlab/nixtrap/narinfo"
 )
@@ -20,26 +18,12 @@ func (s *Store) trusted(info *narinfo.Info) bool {
 	return provesItself(info)
 }
 
-// provesItself reports whether the path follows from NarHash, References and its name.
-// It is Nix's rule for "fixed:r:sha256": HASHPART is base 32 of 20 bytes, onto which the SHA-256 of
-// "source:REF…:sha256:HEX:STOREDIR:NAME" is folded. HEX is of the NAR, if the path does not refer to itself.
+// provesItself reports whether the path follows from NarHash, References and its name. A path that refers to itself has
+// another hash in its content address than its NAR's.
 func provesItself(info *narinfo.Info) bool {
 	if !strings.HasPrefix(string(info.CA), "fixed:r:sha256:") || info.CA.Hash() != info.NarHash {
 		return false
 	}
-	var b strings.Builder
-	b.WriteString("source")
-	for _, r := range info.References {
-		if r == info.StorePath {
-			return false
-		}
-		b.WriteString(":" + string(r))
-	}
-	b.WriteString(":sha256:" + info.NarHash.Base16() + ":" + info.StorePath.Dir() + ":" + info.StorePath.Name())
-	sum := sha256.Sum256([]byte(b.String()))
-	var folded [20]byte
-	for n, c := range sum {
-		folded[n%len(folded)] ^= c
-	}
-	return nixbase32.EncodeToString(folded[:]) == string(info.StorePath.HashPart())
+	path, err := info.ContentPath()
+	return err == nil && path == info.StorePath && !slices.Contains(info.References, info.StorePath)
 }
