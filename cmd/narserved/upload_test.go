@@ -311,6 +311,44 @@ func TestUploadsCanBeLimitedToATrustedKey(t *testing.T) {
 	require.Contains(t, string(stored), "Sig: test.example.org-1:", "ours, in the file")
 }
 
+// A content address for which the path would be another one is nothing to Nix, so nobody gets to publish one.
+func TestAContentAddressFitsItsPathOrIsRefused(t *testing.T) {
+	u := startUploadServer(t)
+	token := u.token(t, "push")
+	put := func(p made) answer {
+		return u.send(t, http.MethodPut, p.key(), token, bytes.NewReader(p.narinfo(t)))
+	}
+	p, other := makePath(t, "hello", []byte("hello")), makePath(t, "hello", []byte("another"))
+	p.info.CA = narinfo.ContentAddress("fixed:r:" + p.info.NarHash.String())
+	unfit := made{info: p.info.Clone()}
+	var err error
+	p.info.StorePath, err = p.info.ContentPath()
+	require.NoError(t, err)
+	require.NotEqual(t, unfit.info.StorePath, p.info.StorePath)
+	require.Equal(t, 201, u.send(t, http.MethodPut, "/"+p.info.URL, token, bytes.NewReader(p.archive)).status)
+	for name, change := range map[string]func(*narinfo.Info){
+		"of another hash":     func(i *narinfo.Info) { i.CA = narinfo.ContentAddress("fixed:r:" + other.info.NarHash.String()) },
+		"of text":             func(i *narinfo.Info) { i.CA = narinfo.ContentAddress("text:" + i.NarHash.String()) },
+		"of a file":           func(i *narinfo.Info) { i.CA = narinfo.ContentAddress("fixed:" + i.NarHash.String()) },
+		"of Git":              func(i *narinfo.Info) { i.CA = narinfo.ContentAddress("fixed:git:" + i.NarHash.String()) },
+		"of other references": func(i *narinfo.Info) { i.References = []narinfo.StorePath{i.StorePath} },
+		"of text in SHA-1":    func(i *narinfo.Info) { i.CA = "text:sha1:s6s9l26smx1br7zhgkslbvvs85y8bgp5" },
+	} {
+		wrong := made{info: p.info.Clone()}
+		change(wrong.info)
+		a := put(wrong)
+		require.Equal(t, 400, a.status, name)
+		require.Contains(t, string(a.body), string(wrong.info.CA), name)
+	}
+	require.Equal(t, 400, put(unfit).status, "one for another path")
+	lying := made{info: p.info.Clone()} // the address fits the path, and the archive is another
+	lying.info.URL, lying.info.FileHash, lying.info.FileSize = other.info.URL, other.info.FileHash, other.info.FileSize
+	lying.info.NarHash, lying.info.NarSize = other.info.NarHash, other.info.NarSize
+	require.Equal(t, 201, u.send(t, http.MethodPut, "/"+other.info.URL, token, bytes.NewReader(other.archive)).status)
+	require.Equal(t, 400, put(lying).status)
+	require.Equal(t, 201, put(p).status)
+}
+
 func TestAPushInACompressedBodyIsDecoded(t *testing.T) {
 	u := startUploadServer(t)
 	token := u.token(t, "push")

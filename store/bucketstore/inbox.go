@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -64,7 +65,7 @@ type Elsewhere = func(ctx context.Context, paths []narinfo.StorePath) (missing [
 //
 // An archive is decoded while it arrives: it becomes visible when its name is its SHA-256 and it is a NAR's archive from
 // its first byte to its last. A narinfo is published, in the catalog and then as a file, when its archive was uploaded to
-// this cache, is what it says, and all that it refers to is there.
+// this cache, is what it says, its CA fits, and all that it refers to is there.
 type Inbox struct {
 	store   *Store
 	catalog *catalog.Catalog
@@ -371,11 +372,33 @@ func (b *Inbox) check(hash narinfo.HashPart, info *narinfo.Info) error {
 	case !archiveKey.MatchString(info.URL):
 		return refuse(store.Invalid, "the URL %.300q is not nar/FILEHASH.nar[.EXT]", info.URL)
 	}
+	if err := checkAddress(info); err != nil {
+		return err
+	}
 	if b.opts.Trusted == nil {
 		return nil
 	}
 	if _, ok := info.VerifiedBy(b.opts.Trusted); !ok {
 		return refuse(store.Untrusted, "%s has no signature of a key that this cache trusts", info.StorePath)
+	}
+	return nil
+}
+
+// checkAddress refuses a path that says to be content-addressed and is not: Nix takes such a path without a signature if
+// its address fits. The hash in it is compared where it is the NAR's.
+func checkAddress(info *narinfo.Info) error {
+	if info.CA == "" {
+		return nil
+	}
+	computed, err := info.ContentPath()
+	switch {
+	case err != nil:
+		return refuse(store.Invalid, "%v", err)
+	case computed != info.StorePath:
+		return refuse(store.Invalid, "CA %s, with its references, makes the path %s, not %s", info.CA, computed, info.StorePath)
+	case strings.HasPrefix(string(info.CA), "fixed:r:sha256:") && info.CA.Hash() != info.NarHash &&
+		!slices.Contains(info.References, info.StorePath): // which is hashed without what refers to itself
+		return refuse(store.Invalid, "CA %s of %s is of another content than NarHash %s", info.CA, info.StorePath, info.NarHash)
 	}
 	return nil
 }
