@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 
 	"github.com/voidnxlab/nixtrap/httpcache"
 	"github.com/voidnxlab/nixtrap/httpcache/clientcert"
 	"github.com/voidnxlab/nixtrap/httpcache/oidc"
 	"github.com/voidnxlab/nixtrap/httpcache/token"
+	"github.com/voidnxlab/nixtrap/store/bucketstore"
 )
 
 // OIDCConfig says which ID tokens of an issuer stand for whom: a table [[oidc]] of the configuration file.
@@ -93,15 +95,59 @@ func (c *Config) checkAccess() error {
 	case c.ClientCA != "" && c.TLSCert == "" && len(c.ACMEDomain) == 0:
 		return usageError{hint(errors.New("client-ca without TLS"), "add tls-cert and tls-key, or acme-domain")}
 	}
-	seen := map[string]bool{"": true}
+	seen := make(map[string]bool)
 	for _, cache := range c.Cache {
-		if seen[cache.Name] {
-			return usageError{fmt.Errorf("cache: no name, or two caches named %q", cache.Name)}
+		switch {
+		case cache.Name == "":
+			return usageError{hint(errors.New("cache: one has no name"), `add name = "NAME" to [[cache]]; the cache at the root needs no table`)}
+		case !bucketstore.IsCacheName(cache.Name):
+			return badCacheName("cache", cache.Name)
+		case seen[cache.Name]:
+			return usageError{hint(fmt.Errorf("cache: two are named %q", cache.Name), "give one of the [[cache]] another name")}
 		}
 		seen[cache.Name] = true
 		if _, err := publicKeys("upload-key", cache.UploadKey); err != nil {
 			return err
 		}
 	}
+	for _, issuer := range c.OIDC {
+		if err := c.checkCaches("oidc", issuer.Caches); err != nil {
+			return err
+		}
+	}
+	for _, cert := range c.ClientCert {
+		if err := c.checkCaches("client-cert", cert.Caches); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+var errNoSuchCache = errors.New("there is no cache named")
+
+// checkCaches refuses names of caches that are not there, for a right in them would be a right in nothing.
+func (c *Config) checkCaches(setting string, names []string) error {
+	known := []string{"", httpcache.AllCaches}
+	there := `"" (at the root), "*" (all of them)`
+	for _, cache := range c.Cache {
+		known = append(known, cache.Name)
+		there += fmt.Sprintf(", %q", cache.Name)
+	}
+	for _, name := range names {
+		switch {
+		case slices.Contains(known, name):
+		case !bucketstore.IsCacheName(name):
+			return badCacheName(setting, name)
+		default:
+			return usageError{hint(fmt.Errorf("%s: %w %q", setting, errNoSuchCache, name),
+				"name one of these, or add a [[cache]] of that name: "+there)}
+		}
+	}
+	return nil
+}
+
+func badCacheName(setting, name string) error {
+	return usageError{hint(fmt.Errorf("%s: %.300q is no cache's name", setting, name),
+		`a name is as in the cache's URL, 1 to 63 lower-case letters, digits and -_. after the first, and none that every cache `+
+			`has there, as "nar" or "log"; the one at the root is ""`)}
 }

@@ -10,7 +10,7 @@ import (
 
 // CacheConfig is a cache beside the one at the root: a table [[cache]] of the configuration file. It is served at /NAME/.
 type CacheConfig struct {
-	// Name is 1 to 63 lower-case letters, digits and -_. after the first.
+	// Name is 1 to 63 lower-case letters, digits and -_. after the first, and none that every cache has there, as "nar".
 	Name string `toml:"name"`
 	// Private serves only those with a token that may read or push here.
 	Private bool `toml:"private"`

@@ -179,6 +179,8 @@ type Config struct {
 	Cache      []CacheConfig `toml:"cache,omitempty"`
 	OIDC       []OIDCConfig  `toml:"oidc,omitempty"`
 	ClientCert []CertConfig  `toml:"client-cert,omitempty"`
+
+	file string // that this was read from; "": flags alone
 }
 
 // tables are the keys that are no flags.

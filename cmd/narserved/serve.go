@@ -92,6 +92,7 @@ func (p *process) configFlags(
 				return nil, nil, err
 			}
 		}
+		c.file = *file
 	}
 	return c, words, nil
 }

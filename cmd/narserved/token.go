@@ -102,6 +102,9 @@ func (p *process) runTokenCreate(ctx context.Context, cmd *command, args []strin
 	if err != nil {
 		return err
 	}
+	if err := p.checkTokenCaches(c, n.caches); err != nil {
+		return err
+	}
 	made, record, err := n.generate(cmd)
 	if err != nil {
 		return err
@@ -132,6 +135,22 @@ func (p *process) runTokenCreate(ctx context.Context, cmd *command, args []strin
 	return err
 }
 
+// checkTokenCaches refuses names of caches that the server does not have. Without its configuration file nobody knows which
+// it has: then their form alone is looked at, and it says so.
+func (p *process) checkTokenCaches(c *Config, names []string) error {
+	for _, name := range names {
+		err := c.checkCaches("token", []string{name})
+		if errors.Is(err, errNoSuchCache) && c.file == "" {
+			fmt.Fprintf(p.stderr, "Whether there is a cache named %q, nobody has looked: name the server's file with --config.\n", name)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // netrcHost is a guess at what clients call this server.
 func (c *Config) netrcHost() string {
 	if len(c.ACMEDomain) > 0 {
@@ -151,12 +170,6 @@ func (n *newToken) generate(cmd *command) (*token.Token, *token.Record, error) {
 		return nil, nil, cmd.misuse("needs a --scope")
 	case strings.ContainsFunc(n.host, func(r rune) bool { return unicode.IsSpace(r) || r == '/' || r == ':' }):
 		return nil, nil, usageError{hint(fmt.Errorf("token: %q is no host name", n.host), "without scheme and port: cache.example.org")}
-	}
-	for _, cache := range n.caches {
-		if !printable(cache) || strings.ContainsAny(cache, "/ ") {
-			return nil, nil, usageError{hint(fmt.Errorf("token: %q is no cache's name", cache),
-				`a name is as in the cache's URL, without a slash; the one at the root is ""`)}
-		}
 	}
 	scopes, err := httpcache.ParseScope(strings.Join(n.scopes, ","))
 	if err != nil {

@@ -104,7 +104,7 @@ func Open(dir string, o *Options) (*Store, error) {
 // OpenFiles opens the binary cache in files, which stay the caller's to close. Else it is [Open].
 func OpenFiles(ctx context.Context, files Files, o *Options) (*Store, error) {
 	options := o.withDefaults()
-	if options.Cache != "" && !isCacheName(options.Cache) {
+	if options.Cache != "" && !IsCacheName(options.Cache) {
 		return nil, fmt.Errorf("bucketstore: a cache cannot be named %q", options.Cache)
 	}
 	s := &Store{files: files, close: func() error { return nil }, name: options.Cache, used: options.Used, holds: options.Holds, background: background.New()}
@@ -224,7 +224,8 @@ var cacheName = regexp.MustCompile(`^[a-z0-9][a-z0-9_.-]{0,62}$`)
 var reservedNames = []string{"nar", "log", "realisations", "build-trace-v2", "debuginfo", "serve", "healthz", "missing-paths",
 	cacheInfoName}
 
-func isCacheName(name string) bool {
+// IsCacheName reports whether a cache beside the one at a bucket's root can have the name: see [Options.Cache].
+func IsCacheName(name string) bool {
 	return cacheName.MatchString(name) && !slices.Contains(reservedNames, name) && !strings.Contains(name, "..") &&
 		!strings.HasSuffix(name, ".narinfo") && !strings.HasSuffix(name, ".ls")
 }

@@ -96,7 +96,7 @@ func splitKey(key string) (cache, name string, ok bool) {
 	if !nested {
 		return "", key, true
 	}
-	if !isCacheName(cache) {
+	if !IsCacheName(cache) {
 		return "", key, true
 	}
 	return cache, name, true

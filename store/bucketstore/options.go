@@ -14,7 +14,8 @@ type Options struct {
 	Logger *slog.Logger
 
 	// Cache is the name of a cache in the bucket, "" being the one at its root: 1 to 63 lower-case letters, digits and
-	// -_. in the first place. Its files lie in a folder of that name, but for archives, which all caches share.
+	// -_. after the first, without two dots in a row, and neither a name that a bucket has at its root nor one that ends as
+	// a file there does. Its files lie in a folder of that name, but for archives, which all caches share.
 	Cache string
 
 	// Used is called with each path that is looked up and there. It must be quick. nil: nobody is told.
