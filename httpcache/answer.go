@@ -48,7 +48,11 @@ func (a *answer) perform(resolve resolver) error {
 		return a.missing(a.finder())
 	}
 	a.w.Header().Set("Allow", strings.Join(a.methods(), ", "))
-	a.sentence(http.StatusMethodNotAllowed, "method not allowed")
+	sentence := "method not allowed"
+	if a.r.Method == http.MethodPut && a.h.opts.NoUploads != "" {
+		sentence = a.h.opts.NoUploads
+	}
+	a.sentence(http.StatusMethodNotAllowed, sentence)
 	return nil
 }
 

@@ -56,10 +56,7 @@ func statusOf(err error) (status int, sentence string) {
 		return http.StatusBadRequest, string(in)
 	}
 	if denied, ok := errors.AsType[deniedError](err); ok {
-		if denied.status == http.StatusUnauthorized {
-			return denied.status, "a credential is needed"
-		}
-		return denied.status, "forbidden"
+		return denied.status, denied.sentence
 	}
 	if refused, ok := errors.AsType[*store.RefusedError](err); ok {
 		return refusals[refused.Why], refused.Detail

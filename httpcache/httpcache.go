@@ -63,6 +63,9 @@ type Options struct {
 	// Receiver takes uploads (PUT) of those who may push. nil: nothing is taken.
 	Receiver store.Receiver
 
+	// NoUploads is the sentence that those get who upload where there is no Receiver. "": "method not allowed".
+	NoUploads string
+
 	// Pushers is what those who may push see in place of the handler's store: what was uploaded, and nothing of what
 	// could be fetched from elsewhere. nil: they see the same as all.
 	Pushers store.Store

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -17,9 +18,12 @@ const DefaultReadStall = time.Minute
 
 // deniedError is a request without the right that it needs. 401 asks for a credential, 403 says that there is one.
 type deniedError struct {
-	status int
-	cause  error // for the log
+	status   int
+	sentence string // for the client
+	cause    error  // for the log
 }
+
+const needCredential = "a credential is needed"
 
 func (e deniedError) Error() string { return "denied: " + e.cause.Error() }
 
@@ -33,7 +37,7 @@ func (a *answer) authorize() error {
 	case errors.Is(err, ErrNoCredential):
 		return nil
 	case errors.Is(err, ErrBadCredential):
-		return deniedError{http.StatusUnauthorized, err}
+		return deniedError{http.StatusUnauthorized, needCredential, err}
 	case err != nil:
 		return err
 	}
@@ -47,9 +51,14 @@ func (a *answer) demand(scope Scope) error {
 	case a.identity.Allows(scope, a.h.opts.Cache):
 		return nil
 	case a.identity == nil:
-		return deniedError{http.StatusUnauthorized, errors.New("no credential for " + scope.String())}
+		return deniedError{http.StatusUnauthorized, needCredential, errors.New("no credential for " + scope.String())}
 	}
-	return deniedError{http.StatusForbidden, errors.New(a.identity.Name + " may not " + scope.String())}
+	where := "at the root"
+	if a.h.opts.Cache != "" {
+		where = strconv.Quote(a.h.opts.Cache)
+	}
+	return deniedError{http.StatusForbidden, fmt.Sprintf("forbidden: this credential lacks the scope %s in the cache %s", scope, where),
+		errors.New(a.identity.Name + " may not " + scope.String())}
 }
 
 // admit lets a request for reading pass. In a private cache who may read nothing is told nothing, of what exists neither:

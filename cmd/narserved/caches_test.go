@@ -106,6 +106,84 @@ name = "open"
 	require.Equal(t, 1, archives, "it is kept once")
 }
 
+// A private cache that is there and one that is not answer strangers alike, whatever they ask for, so that its name is not
+// found out by trying.
+func TestNobodyFindsOutTheNameOfAPrivateCache(t *testing.T) {
+	u := startUploadServer(t, "--config", writeConfig(t, `
+[[cache]]
+name = "team"
+private = true
+[[cache]]
+name = "open"
+`))
+	all, reader := u.token(t, "push", "--scope", "read,admin"), u.token(t, "read", "--cache", "team")
+	tokens := map[string]string{"nobody": "", "another cache's": u.token(t, "push", "--cache", "open"),
+		"the root's": u.token(t, "push", "--scope", "read,admin", "--cache", ""), "forged": reader + "x"}
+	p := makePath(t, "secret", []byte("secret"))
+	u.pushTo(t, "/team", all, p)
+	seen := func(method, path, token string) answer {
+		a := u.send(t, method, path, token, strings.NewReader("x"))
+		a.header.Del("Date")
+		return a
+	}
+	for who, token := range tokens {
+		for _, method := range []string{"GET", "HEAD", "PUT", "DELETE", "POST", "OPTIONS", "BREW"} {
+			for _, path := range []string{"", "/", "/nix-cache-info", p.key(), p.key() + "?json", "/" + p.info.URL, "/missing-paths",
+				"/healthz", "/log/x", "/%2e%2e/x", "/a/b/c"} {
+				there, nowhere := seen(method, "/team"+path, token), seen(method, "/taem"+path, token)
+				nowhere.body = []byte(strings.ReplaceAll(string(nowhere.body), "taem", "team"))
+				require.Equal(t, there, nowhere, "%s: %s %s", who, method, path)
+			}
+		}
+	}
+	require.Equal(t, 404, u.send(t, http.MethodGet, "/taem/nix-cache-info", all, nil).status, "who may read everywhere is told")
+	require.Equal(t, 404, u.send(t, http.MethodGet, "/absent.narinfo/x", "", nil).status, "no cache can have that name")
+	require.Equal(t, 200, u.send(t, http.MethodGet, "/nix-cache-info", "", nil).status)
+}
+
+// What is denied to a credential says which right it would need, and where.
+func TestForbiddenSaysWhichScopeIsMissingWhere(t *testing.T) {
+	u := startUploadServer(t, "--config", writeConfig(t, "[[cache]]\nname = \"team\"\nprivate = true\n"))
+	root, team := u.token(t, "read", "--cache", ""), u.token(t, "push", "--cache", "team")
+	for _, row := range []struct{ method, path, token, want string }{
+		{"PUT", "/x.narinfo", root, `forbidden: this credential lacks the scope push in the cache at the root`},
+		{"DELETE", "/x.narinfo", root, `forbidden: this credential lacks the scope admin in the cache at the root`},
+		{"POST", "/missing-paths", root, `forbidden: this credential lacks the scope push in the cache at the root`},
+		{"PUT", "/x.narinfo", team, `forbidden: this credential lacks the scope push in the cache at the root`},
+		{"GET", "/team/x.narinfo", root, `forbidden: this credential lacks the scope read in the cache "team"`},
+		{"PUT", "/team/x.narinfo", root, `forbidden: this credential lacks the scope push in the cache "team"`},
+		{"DELETE", "/team/x.narinfo", team, `forbidden: this credential lacks the scope admin in the cache "team"`},
+		{"GET", "/taem/x.narinfo", team, `forbidden: this credential lacks the scope read in the cache "taem"`},
+	} {
+		a := u.send(t, row.method, row.path, row.token, nil)
+		require.Equal(t, 403, a.status, "%s %s", row.method, row.path)
+		require.Equal(t, row.want+"\n", string(a.body), "%s %s", row.method, row.path)
+	}
+}
+
+// A name of a cache is the same however it is spelled: the rights that are asked for are those of the cache that answers.
+func TestEncodedNamesOfCachesLeadToTheSameRights(t *testing.T) {
+	u := startUploadServer(t, "--config", writeConfig(t, "[[cache]]\nname = \"team\"\nprivate = true\n"))
+	team, root := u.token(t, "push", "--cache", "team"), u.token(t, "push", "--cache", "", "--scope", "read")
+	p := makePath(t, "secret", []byte("secret"))
+	u.pushTo(t, "/team", team, p)
+	for _, path := range []string{"/team%2f", "/team%2F", "/%74eam/", "/te%61m%2F", "//team/", "/./team/", "/%2e/team/", "/open/../team/",
+		"/%2e%2e/team/", "/team%2f%2f", "/team//", "/%2fteam/", "/team%252f", "/TEAM/", "/team%00/", "/nar/%2e%2e/team/", "/nar/..%2fteam%2f",
+		"/serve/../team/", "/team\\"} {
+		for who, token := range map[string]string{"nobody": "", "the root's": root} {
+			for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPut, http.MethodDelete} {
+				a := u.send(t, method, path+strings.TrimPrefix(p.key(), "/"), token, bytes.NewReader(p.narinfo(t)))
+				require.Contains(t, []int{400, 401, 403, 404}, a.status, "%s: %s %s", who, method, path)
+				require.NotContains(t, string(a.body), "secret", "%s: %s %s", who, method, path)
+			}
+		}
+		require.Contains(t, []int{200, 307, 400, 401, 403, 404},
+			u.send(t, http.MethodGet, path+strings.TrimPrefix(p.key(), "/"), team, nil).status, path)
+	}
+	require.Equal(t, 200, u.send(t, http.MethodGet, "/%74eam%2f"+strings.TrimPrefix(p.key(), "/"), team, nil).status, "that is its name, too")
+	require.Equal(t, 200, u.send(t, http.MethodGet, "/team"+p.key(), team, nil).status)
+}
+
 func TestEveryReleaseReadsANamedCacheWithAndWithoutTheServer(t *testing.T) {
 	top, _ := someClosure(t)
 	source := startServer(t, "--store", "local", "--compression", "none")

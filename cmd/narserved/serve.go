@@ -226,6 +226,8 @@ func (s *server) cacheHandler(keys []*signing.SecretKey) (http.Handler, error) {
 		Trace:    s.traffic.trace(),
 		Access:   s.access,
 		Private:  s.config.Private,
+
+		NoUploads: "this cache takes no uploads: serve it with --upload and --store file:///DIR or s3://BUCKET",
 	}
 	if s.made != nil {
 		options.Artefacts = s.made

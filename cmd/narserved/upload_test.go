@@ -311,6 +311,36 @@ func TestUploadsCanBeLimitedToATrustedKey(t *testing.T) {
 	require.Contains(t, string(stored), "Sig: test.example.org-1:", "ours, in the file")
 }
 
+// Who pushes to a server that takes nothing is told so, and how that is changed; the status is one that Nix tries once.
+func TestAPushToAServerWithoutUploadsIsToldHowToSwitchThemOn(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "nix-cache-info"), []byte("StoreDir: /nix/store\n"), 0o644))
+	s := startServer(t, "--store", "file://"+dir)
+	for _, path := range []string{"/nar/x.nar", "/x.narinfo", "/team/x.narinfo"} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, s.URL+path, strings.NewReader("x"))
+		require.NoError(t, err)
+		resp, err := httpClient.Do(req)
+		require.NoError(t, err)
+		text, err := io.ReadAll(resp.Body)
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		require.Equal(t, 405, resp.StatusCode)
+		require.Equal(t, "GET, HEAD", resp.Header.Get("Allow"))
+		require.Equal(t, "this cache takes no uploads: serve it with --upload and --store file:///DIR or s3://BUCKET\n", string(text))
+	}
+	for _, nix := range realnix.All(t) {
+		t.Run(nix.Release, func(t *testing.T) {
+			from := nix.TempDir(t)
+			path := strings.TrimSpace(nix.Run(t, "nix-instantiate", "--store", from, "--eval", "--read-write-mode", "-E",
+				`builtins.toFile "a" "x"`))
+			out, err := nix.Command(t, "nix", "copy", "--store", from, "--to", s.URL, strings.Trim(path, `"`)).CombinedOutput()
+			require.Error(t, err)
+			require.Contains(t, string(out), "405", nix.Release)
+			require.Contains(t, string(out), "serve it with --upload", "%s shows what the server says", nix.Release)
+		})
+	}
+}
+
 // A content address for which the path would be another one is nothing to Nix, so nobody gets to publish one.
 func TestAContentAddressFitsItsPathOrIsRefused(t *testing.T) {
 	u := startUploadServer(t)
