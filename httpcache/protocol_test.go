@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -295,5 +297,21 @@ func TestBadInput(t *testing.T) {
 		require.Equal(t, tt.status, r.StatusCode, tt.name)
 		require.Equal(t, tt.sentence+"\n", body(t, r), tt.name)
 		require.Equal(t, "no-store", r.Header.Get("Cache-Control"), tt.name)
+	}
+}
+
+// TestProtocolPageHasEachSentence keeps the table of statuses true.
+func TestProtocolPageHasEachSentence(t *testing.T) {
+	page, err := os.ReadFile("../docs/protocol.md")
+	require.NoError(t, err)
+	code, err := os.ReadFile("errors.go")
+	require.NoError(t, err)
+	sentences := regexp.MustCompile("inputError = [\"`](.*)[\"`]\n").FindAllStringSubmatch(string(code), -1)
+	require.Greater(t, len(sentences), 5)
+	for _, sentence := range sentences {
+		require.Contains(t, string(page), "`"+sentence[1]+"`")
+	}
+	for _, text := range []string{"| 405 |", "| 503 |", "| 507 |", "`method not allowed`", "`a credential is needed`", "`unavailable`"} {
+		require.Contains(t, string(page), text)
 	}
 }
