@@ -8,6 +8,7 @@ import (
 	"io"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 )
 
@@ -55,10 +56,36 @@ func (p *process) runCommand(ctx context.Context, args []string) error {
 	}
 	cmd, rest := p.find(args)
 	if cmd == nil {
-		return usageError{hint(fmt.Errorf("no command %q", strings.Join(args[:min(2, len(args))], " ")),
-			"narserved help lists the commands")}
+		return p.noCommand(args)
 	}
 	return ignoreHelp(cmd.run(ctx, cmd, rest))
+}
+
+// noCommand is misuse, or a question for help. Where the first word begins the names of commands, it lists those.
+func (p *process) noCommand(args []string) error {
+	group := p.group(args[0])
+	if len(group) > 0 && len(args) > 1 && slices.Contains([]string{"-h", "-help", "--help"}, args[1]) {
+		listCommands(p.stdout, group)
+		return nil
+	}
+	advice := "narserved help lists the commands"
+	if len(group) > 0 {
+		var list strings.Builder
+		listCommands(&list, group)
+		advice = "there are\n" + strings.TrimSuffix(list.String(), "\n")
+	}
+	return usageError{hint(fmt.Errorf("no command %q", strings.Join(args[:min(2, len(args))], " ")), advice)}
+}
+
+// group returns the commands whose names begin with the word and have another one.
+func (p *process) group(word string) []*command {
+	return slices.DeleteFunc(p.commands(), func(c *command) bool { return !strings.HasPrefix(c.name, word+" ") })
+}
+
+func listCommands(w io.Writer, commands []*command) {
+	for _, c := range commands {
+		fmt.Fprintf(w, "  %-15s %s\n", c.name, c.short)
+	}
 }
 
 // ignoreHelp makes a success of help that was asked for.
@@ -154,13 +181,15 @@ func printFlags(w io.Writer, set *flag.FlagSet) {
 func (p *process) runHelp(ctx context.Context, cmd *command, args []string) error {
 	if len(args) == 0 {
 		fmt.Fprint(p.stdout, "narserved serves a Nix store to every Nix that can reach it.\n\nCommands:\n")
-		for _, c := range p.commands() {
-			fmt.Fprintf(p.stdout, "  %-15s %s\n", c.name, c.short)
-		}
+		listCommands(p.stdout, p.commands())
 		fmt.Fprint(p.stdout, "\nnarserved help COMMAND explains one, with its flags and examples.\n")
 		return nil
 	}
 	other, rest := p.find(args)
+	if other == nil && len(args) == 1 && len(p.group(args[0])) > 0 {
+		listCommands(p.stdout, p.group(args[0]))
+		return nil
+	}
 	if other == nil || len(rest) > 0 {
 		return cmd.misuse(fmt.Sprintf("there is no command %q", strings.Join(args, " ")))
 	}
