@@ -43,7 +43,8 @@
 //
 // A narinfo has at most [narinfo.MaxSize] bytes, a realisation 1 MiB.
 // A decoder's memory is bounded: 128 MiB of window for zstd, 64 MiB of dictionary for xz, as much as either's highest
-// level asks for. An xz file has one stream. Decoding stops one byte after NarSize, a log's after 256 MiB.
+// level asks for. A file may have several streams of its compression, in xz with padding, as Nix takes it.
+// Decoding stops one byte after NarSize, a log's after 256 MiB.
 package bucketstore
 
 import (
