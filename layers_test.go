@@ -60,6 +60,7 @@ var layers = map[string][]string{
 	"internal/plainhttp": {},
 	"internal/realnix":   {},
 	"internal/s3test":    {},
+	"internal/shelf":     {},
 
 	"cmd/narserved": {
 		"nar", "narinfo", "signing", "store", "store/artefact", "store/localstore", "store/bucketstore",

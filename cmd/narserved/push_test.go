@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/voidnxlab/nixtrap/internal/realnix"
+	"github.com/voidnxlab/nixtrap/internal/shelf"
 	"github.com/voidnxlab/nixtrap/narinfo"
 )
 
@@ -236,37 +237,8 @@ func TestAQueueSurvivesAWorkerThatIsKilled(t *testing.T) {
 	require.Equal(t, 200, get(t, u.URL+paths[2].key()).status)
 }
 
-// shelf is a server that keeps whatever it is given.
-type shelf struct {
-	mu    sync.Mutex // guards files
-	files map[string]string
-}
-
-func (s *shelf) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	body, err := io.ReadAll(r.Body)
-	if err != nil {
-		panic(http.ErrAbortHandler)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_, there := s.files[r.URL.Path]
-	switch {
-	case r.Method == http.MethodPut:
-		s.files[r.URL.Path] = string(body)
-		w.WriteHeader(http.StatusCreated)
-	case r.Method != http.MethodHead:
-		w.WriteHeader(http.StatusMethodNotAllowed)
-	case !there:
-		w.WriteHeader(http.StatusNotFound)
-	}
-}
-
-// narinfo is that of a path, "" if it is not there.
-func (s *shelf) narinfo(path string) string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.files["/"+hashPart(path)+".narinfo"]
-}
+// kept is the narinfo of a path on a shelf, "" if it is not there.
+func kept(s *shelf.Server, path string) string { return s.File("/" + hashPart(path) + ".narinfo") }
 
 func serveHTTP(t *testing.T, h http.Handler) string {
 	t.Helper()
@@ -328,7 +300,7 @@ func TestPostBuildHookOfARealBuild(t *testing.T) {
 	require.NoError(t, err)
 	for _, release := range realnix.Releases() {
 		t.Run(release, func(t *testing.T) {
-			files := &shelf{files: make(map[string]string)}
+			files := &shelf.Server{}
 			url := serveHTTP(t, files)
 			p := newPrivateStoreOf(t, release)
 			at := p.nix.TempDir(t)
@@ -361,7 +333,7 @@ func TestPostBuildHookOfARealBuild(t *testing.T) {
 				CombinedOutput()
 			require.NoError(t, err, "%s", out)
 			require.Empty(t, entries(t, q))
-			require.Contains(t, files.narinfo(first), "StorePath: "+first+"\n")
+			require.Contains(t, kept(files, first), "StorePath: "+first+"\n")
 		})
 	}
 }
@@ -369,11 +341,11 @@ func TestPostBuildHookOfARealBuild(t *testing.T) {
 func TestWatchedStorePushesWhatIsBuilt(t *testing.T) {
 	p := newPrivateStore(t)
 	before := p.Build(t, "before", "echo before > $out")
-	files := &shelf{files: make(map[string]string)}
+	files := &shelf.Server{}
 	q := filepath.Join(t.TempDir(), "queue")
 	args := []string{"--to", serveHTTP(t, files), "--store", p.URI(), "--queue", q, "--watch-store"}
 	w := startWatcher(t, args...)
-	there := func(path string) func() bool { return func() bool { return files.narinfo(path) != "" } }
+	there := func(path string) func() bool { return func() bool { return kept(files, path) != "" } }
 	first := p.Build(t, "first", "echo first > $out")
 	require.Eventually(t, there(first), 30*time.Second, 50*time.Millisecond)
 	w.stop(t)
@@ -382,8 +354,8 @@ func TestWatchedStorePushesWhatIsBuilt(t *testing.T) {
 	w = startWatcher(t, args...)
 	require.Eventually(t, there(while), 30*time.Second, 50*time.Millisecond, "what was built while nobody watched")
 	w.stop(t)
-	require.Empty(t, files.narinfo(before), "what was there is not pushed")
-	require.Empty(t, files.narinfo(p.Run(t, "nix-store", "--query", "--deriver", first)), "derivations are not pushed")
+	require.Empty(t, kept(files, before), "what was there is not pushed")
+	require.Empty(t, kept(files, p.Run(t, "nix-store", "--query", "--deriver", first)), "derivations are not pushed")
 
 	w = startWatcher(t, append(args, "--drv")...)
 	last := p.Build(t, "last", "echo last > $out")

@@ -6,13 +6,14 @@ import (
 	"log"
 	"net/http/httptest"
 
+	"github.com/voidnxlab/nixtrap/internal/shelf"
 	"github.com/voidnxlab/nixtrap/store/httpstore"
 	"github.com/voidnxlab/nixtrap/store/httpstore/upload"
 	"github.com/voidnxlab/nixtrap/store/storetest"
 )
 
 func ExampleClient_Push() {
-	server := httptest.NewServer(&shelf{files: map[string]string{}})
+	server := httptest.NewServer(&shelf.Server{})
 	defer server.Close()
 	source := &storetest.Memory{}
 	lib := source.Add("lib", storetest.Files{"lib.so": "…"})

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/voidnxlab/nixtrap/internal/memnet"
+	"github.com/voidnxlab/nixtrap/internal/shelf"
 	"github.com/voidnxlab/nixtrap/narinfo"
 	"github.com/voidnxlab/nixtrap/store/httpstore/upload"
 )
@@ -106,7 +107,7 @@ func TestAServerThatTakesNoByteIsNotWaitedForForEver(t *testing.T) {
 
 func TestAServerThatIsSlowIsWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		files := &shelf{files: map[string]string{}}
+		files := &shelf.Server{}
 		h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			for r.Method == http.MethodPut {
 				n, err := io.CopyN(io.Discard, r.Body, 100_000)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/voidnxlab/nixtrap/internal/shelf"
 	"github.com/voidnxlab/nixtrap/narinfo"
 	"github.com/voidnxlab/nixtrap/signing"
 	"github.com/voidnxlab/nixtrap/store"
@@ -63,7 +64,7 @@ func TestPushBringsAClosureAndTheNextOneNothing(t *testing.T) {
 }
 
 func TestPushToAServerThatOnlyKeepsFiles(t *testing.T) {
-	s, files := newSources(), &shelf{files: map[string]string{}}
+	s, files := newSources(), &shelf.Server{}
 	r := &recorder{next: files}
 	client := newClient(t, serve(t, r)+"/below/here", quick(""))
 	report, err := client.Push(t.Context(), s, s.top.StorePath)
@@ -76,11 +77,11 @@ func TestPushToAServerThatOnlyKeepsFiles(t *testing.T) {
 		return n
 	}
 	for _, info := range []*narinfo.Info{s.base, s.a, s.b, s.top} {
-		text := files.files["/below/here/"+string(info.StorePath.HashPart())+".narinfo"]
+		text := files.File("/below/here/" + string(info.StorePath.HashPart()) + ".narinfo")
 		stored, err := narinfo.Parse([]byte(text))
 		require.NoError(t, err)
 		require.Less(t, slices.Index(requests, "PUT /below/here/"+stored.URL), at(info), "the archive first")
-		require.Equal(t, int64(len(files.files["/below/here/"+stored.URL])), stored.FileSize)
+		require.Equal(t, int64(len(files.File("/below/here/"+stored.URL))), stored.FileSize)
 	}
 	require.Less(t, at(s.base), min(at(s.a), at(s.b)), "references first")
 	require.Less(t, max(at(s.a), at(s.b)), at(s.top), "references first")
@@ -271,15 +272,13 @@ func TestPathsAreSignedOnTheWay(t *testing.T) {
 }
 
 func TestWhatWasCollectedMeanwhileIsPushedAnew(t *testing.T) {
-	s, files := newSources(), &shelf{files: map[string]string{}}
+	s, files := newSources(), &shelf.Server{}
 	var once sync.Once
 	r := &recorder{next: files}
 	r.answer = func(w http.ResponseWriter, r *http.Request) (answered bool) {
 		if r.Method == http.MethodPut && r.URL.Path == "/"+string(s.top.StorePath.HashPart())+".narinfo" {
 			once.Do(func() {
-				files.mu.Lock()
-				clear(files.files)
-				files.mu.Unlock()
+				files.Clear()
 				http.Error(w, "upload a first", http.StatusConflict)
 				answered = true
 			})
@@ -289,7 +288,7 @@ func TestWhatWasCollectedMeanwhileIsPushedAnew(t *testing.T) {
 	report, err := newClient(t, serve(t, r), quick("")).Push(t.Context(), s, s.top.StorePath)
 	require.NoError(t, err)
 	require.Empty(t, report.Failed)
-	require.Len(t, files.names(), 8)
+	require.Len(t, files.Names(), 8)
 }
 
 func TestArchivesThatTheStoreKeepsAreSentAsTheyAre(t *testing.T) {

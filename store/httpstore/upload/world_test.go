@@ -1,12 +1,9 @@
 package upload_test
 
 import (
-	"io"
-	"maps"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -102,37 +99,6 @@ func serve(t *testing.T, h http.Handler) string {
 	s := httptest.NewServer(h)
 	t.Cleanup(s.Close)
 	return s.URL
-}
-
-// shelf is a server that takes whatever it is given, as a WebDAV folder does.
-type shelf struct {
-	mu    sync.Mutex // guards files
-	files map[string]string
-}
-
-func (s *shelf) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	body, err := io.ReadAll(r.Body)
-	if err != nil {
-		panic(http.ErrAbortHandler)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_, there := s.files[r.URL.Path]
-	switch {
-	case r.Method == http.MethodPut:
-		s.files[r.URL.Path] = string(body)
-		w.WriteHeader(http.StatusCreated)
-	case r.Method != http.MethodHead:
-		w.WriteHeader(http.StatusMethodNotAllowed)
-	case !there:
-		w.WriteHeader(http.StatusNotFound)
-	}
-}
-
-func (s *shelf) names() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Sorted(maps.Keys(s.files))
 }
 
 // quick are options whose pauses take no time to speak of.
