@@ -1,4 +1,5 @@
-// Package narfile decodes what binary caches keep compressed, and lets the last bytes of it go only when they are proved.
+// Package narfile decodes what binary caches keep compressed, archives and logs, and lets the last bytes of an archive go
+// only when they are proved.
 package narfile
 
 import (
@@ -115,8 +116,8 @@ var magics = []struct{ compression, magic string }{
 	{"bzip2", "BZh.1AY&SY"}, // the dot is the level
 }
 
-// MagicSize is how many bytes [Detect] wants to see.
-const MagicSize = 10
+// magicSize is how many bytes [Detect] wants to see.
+const magicSize = 10
 
 // Detect tells how data that begin with head are compressed: "none" if they aren't.
 func Detect(head []byte) string {

@@ -115,7 +115,7 @@ func TestNAR(t *testing.T) {
 				require.Equal(t, compression, narfile.Detect(file))
 			}
 			read := func(src io.Reader) ([]byte, error) {
-				r, err := narfile.NewNAR(t.Context(), info, src)
+				r, err := narfile.OpenNAR(t.Context(), info, io.NopCloser(src), nil)
 				if err != nil {
 					return nil, err
 				}
@@ -140,12 +140,58 @@ func TestNAR(t *testing.T) {
 		})
 	}
 	require.False(t, narfile.CanDecode("br"))
-	_, err := narfile.NewNAR(t.Context(), &narinfo.Info{Compression: "br"}, bytes.NewReader(nil))
+	_, err := narfile.OpenNAR(t.Context(), &narinfo.Info{Compression: "br"}, io.NopCloser(bytes.NewReader(nil)), nil)
 	require.ErrorIs(t, err, errors.ErrUnsupported)
 	ctx, cancel := context.WithCancel(t.Context())
-	r, err := narfile.NewNAR(ctx, &narinfo.Info{Compression: "none", NarSize: 4}, bytes.NewReader([]byte("data")))
+	r, err := narfile.OpenNAR(ctx, &narinfo.Info{Compression: "none", NarSize: 4}, io.NopCloser(bytes.NewReader([]byte("data"))), nil)
 	require.NoError(t, err)
 	cancel()
 	_, err = r.Read(make([]byte, 4))
 	require.ErrorIs(t, err, context.Canceled)
+}
+
+// closing counts how often a source is closed.
+type closing struct {
+	io.Reader
+	closed int
+}
+
+func (c *closing) Close() error { c.closed++; return nil }
+
+// Who opens a NAR or a log hands its source over, also where that fails, and hears of damage once.
+func TestOpenTakesTheSourceOver(t *testing.T) {
+	info := &narinfo.Info{Compression: "gzip", NarHash: sha([]byte("data")), NarSize: 4}
+	for name, file := range map[string][]byte{
+		"no gzip": []byte("data"), "wrong": archivetest.Compress(t, "gzip", []byte("dart")), "right": archivetest.Compress(t, "gzip", []byte("data")),
+	} {
+		src, blamed := &closing{Reader: bytes.NewReader(file)}, 0
+		r, err := narfile.OpenNAR(t.Context(), info, src, func(err error) error {
+			require.Zero(t, src.closed, "%s: it can still be looked at", name)
+			var d *narfile.Damage
+			require.ErrorAs(t, err, &d)
+			blamed++
+			return errBoom
+		})
+		if err == nil {
+			_, err = io.ReadAll(r)
+			_, again := r.Read(make([]byte, 1))
+			require.Equal(t, err != nil, errors.Is(again, errBoom), name)
+			require.NoError(t, r.Close())
+			require.NoError(t, r.Close())
+		}
+		require.Equal(t, name == "right", err == nil, "%s: %v", name, err)
+		require.Equal(t, name != "right", blamed == 1, name)
+		require.Equal(t, 1, src.closed, name)
+	}
+	src := &closing{Reader: bytes.NewReader([]byte("\x28\xb5\x2f\xfd is no zstd"))}
+	r, err := narfile.OpenLog(src)
+	require.NoError(t, err)
+	_, err = io.ReadAll(r)
+	require.ErrorIs(t, err, store.ErrCorrupt)
+	require.NoError(t, r.Close())
+	require.Equal(t, 1, src.closed)
+	src = &closing{Reader: iotest.ErrReader(errBoom)}
+	_, err = narfile.OpenLog(src)
+	require.ErrorIs(t, err, errBoom)
+	require.Equal(t, 1, src.closed)
 }

@@ -150,49 +150,73 @@ func (r *Reader) prove(err error) error {
 	return nil
 }
 
-func corrupt(format string, args ...any) error {
-	return fmt.Errorf("narfile: %s: %w", fmt.Sprintf(format, args...), store.ErrCorrupt)
+// Damage says how data are not what was promised. It is a [store.ErrCorrupt].
+type Damage struct {
+	How string // a predicate: "ends 3 bytes early"
 }
 
-// NAR reads a compressed archive decoded, and proves that it is a path's NAR. It is not safe for concurrent use.
-type NAR struct {
+// Error implements error.
+func (d *Damage) Error() string { return fmt.Sprintf("narfile: %s: %v", d.How, store.ErrCorrupt) }
+
+// Unwrap returns [store.ErrCorrupt].
+func (d *Damage) Unwrap() error { return store.ErrCorrupt }
+
+func corrupt(format string, args ...any) error { return &Damage{fmt.Sprintf(format, args...)} }
+
+// narReader reads a compressed archive decoded, and proves that it is a path's NAR.
+type narReader struct {
 	ctx    context.Context // of the call that opened it, for which reading is a part of opening
 	proved *Reader
-	dec    io.ReadCloser
-	err    error
+	dec    io.Closer
+	src    io.Closer
+	blame  func(error) error
+	err    error // sticky
+	closed bool
 }
 
-// NewNAR returns the NAR of info in src, which is compressed as info.Compression says. The caller closes the NAR, which
-// leaves src alone. An error of src is returned as it is, whatever a decoder makes of it; data that do not decode are
-// [store.ErrCorrupt], and a compression that is not known [errors.ErrUnsupported].
-func NewNAR(ctx context.Context, info *narinfo.Info, src io.Reader) (*NAR, error) {
+// OpenNAR returns the NAR of info in src, which is compressed as info.Compression says. It takes src over: closing the NAR
+// closes it, and so does a failure. An error of src is returned as it is, whatever a decoder makes of it; data that are not
+// that NAR are a [Damage], and a compression that is not known is [errors.ErrUnsupported]. A second Close does nothing.
+// The reader is not safe for concurrent use.
+//
+// blame is called with what goes wrong, once and before src is closed, and what it returns is the error; nil is nothing.
+func OpenNAR(ctx context.Context, info *narinfo.Info, src io.ReadCloser, blame func(error) error) (io.ReadCloser, error) {
+	if blame == nil {
+		blame = func(err error) error { return err }
+	}
 	watched := &watched{r: src}
 	dec, err := NewDecoder(info.Compression, watched)
 	if err != nil {
-		return nil, watched.judge(err)
+		err = blame(watched.judge(err))
+		return nil, errors.Join(err, src.Close())
 	}
 	judged := judgedReader{dec, watched}
-	return &NAR{ctx: ctx, proved: NewReader(judged, info.NarSize, info.NarHash, nil), dec: dec}, nil
+	return &narReader{ctx: ctx, proved: NewReader(judged, info.NarSize, info.NarHash, nil), dec: dec, src: src, blame: blame}, nil
 }
 
 // Read implements io.Reader.
-func (n *NAR) Read(p []byte) (int, error) {
+func (n *narReader) Read(p []byte) (int, error) {
 	if n.err == nil {
 		n.err = n.ctx.Err()
 	}
 	if n.err != nil {
 		return 0, n.err
 	}
-	return n.proved.Read(p)
+	read, err := n.proved.Read(p)
+	if err != nil && !isEnd(err) {
+		err = n.blame(err)
+	}
+	n.err = err
+	return read, err
 }
 
-// Close implements io.Closer. A second Close does nothing.
-func (n *NAR) Close() error {
-	if errors.Is(n.err, os.ErrClosed) {
+// Close implements io.Closer.
+func (n *narReader) Close() error {
+	if n.closed {
 		return nil
 	}
-	n.err = os.ErrClosed
-	return n.dec.Close()
+	n.closed, n.err = true, os.ErrClosed
+	return errors.Join(n.dec.Close(), n.src.Close())
 }
 
 // watched remembers that its source failed.

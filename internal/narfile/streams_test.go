@@ -68,7 +68,7 @@ func TestRealNixReadsSeveralStreams(t *testing.T) {
 
 			nix("copy", "--no-check-sigs", "--from", "file://"+cache, "--to", to, made)
 			nix("store", "verify", "--no-trust", "--store", to, made)
-			r, err := narfile.NewNAR(t.Context(), info, bytes.NewReader(file))
+			r, err := narfile.OpenNAR(t.Context(), info, io.NopCloser(bytes.NewReader(file)), nil)
 			require.NoError(t, err)
 			got, err := io.ReadAll(r)
 			require.NoError(t, err)

@@ -108,12 +108,12 @@ func (s *Store) proveOnce(a *archive, hash narinfo.Hash, prove func() error) err
 
 // decode reads the whole NAR, which proves itself.
 func (s *Store) decode(ctx context.Context, a *archive) error {
-	r, err := s.newNARReader(ctx, a)
+	r, err := s.openNAR(ctx, a, io.NopCloser(a))
 	if err != nil {
 		return err
 	}
 	_, err = io.Copy(io.Discard, r)
-	return errors.Join(err, r.dec.Close())
+	return errors.Join(err, r.Close())
 }
 
 // hashFile proves that a whole file has a SHA-256.

@@ -382,6 +382,21 @@ func readContent(ctx context.Context, files Files, key string, info *narinfo.Inf
 	return c, err
 }
 
+// fileReader remembers that reading the file failed, whatever a decoder makes of it.
+type fileReader struct {
+	Object
+	err error
+}
+
+// Read implements io.Reader.
+func (r *fileReader) Read(p []byte) (int, error) {
+	n, err := r.Object.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		r.err = err
+	}
+	return n, err
+}
+
 func compressionOf(info *narinfo.Info) string {
 	if info.Compression == "" {
 		return "bzip2" // what Nix takes it for

@@ -188,7 +188,7 @@ func newStream(ctx context.Context, info *narinfo.Info, src *file, size int64) *
 
 // decode reads the whole NAR, which proves itself.
 func decode(ctx context.Context, info *narinfo.Info, r io.Reader) error {
-	nar, err := narfile.NewNAR(ctx, info, r)
+	nar, err := narfile.OpenNAR(ctx, info, io.NopCloser(r), nil)
 	if err != nil {
 		return err
 	}

@@ -22,11 +22,7 @@ func (s *Store) Open(ctx context.Context, info *narinfo.Info) (io.ReadCloser, er
 	if err != nil {
 		return nil, err
 	}
-	nar, err := narfile.NewNAR(ctx, now, src)
-	if err != nil {
-		return nil, errors.Join(s.blame(now, err), src.Close())
-	}
-	return &narReader{nar: nar, src: src, store: s, info: now}, nil
+	return narfile.OpenNAR(ctx, now, src, func(err error) error { return s.blame(now, err) })
 }
 
 // file is a path's archive as the cache sends it.
@@ -76,20 +72,3 @@ func (s *Store) blame(info *narinfo.Info, err error) error {
 	}
 	return err
 }
-
-// narReader is a NAR with what it is read from.
-type narReader struct {
-	nar   *narfile.NAR
-	src   io.Closer
-	store *Store
-	info  *narinfo.Info
-}
-
-// Read implements io.Reader.
-func (r *narReader) Read(p []byte) (int, error) {
-	n, err := r.nar.Read(p)
-	return n, r.store.blame(r.info, err)
-}
-
-// Close implements io.Closer. A second Close does nothing.
-func (r *narReader) Close() error { return errors.Join(r.nar.Close(), r.src.Close()) }

@@ -1,7 +1,6 @@
 package httpstore
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,10 +13,7 @@ import (
 	"github.com/voidnxlab/nixtrap/store"
 )
 
-const (
-	maxRealisation = 1 << 20
-	maxLog         = 256 << 20
-)
+const maxRealisation = 1 << 20
 
 var realisationID = regexp.MustCompile(`^sha256:[0-9a-f]{64}![0-9a-zA-Z+\-._?=]{1,211}$`)
 
@@ -47,47 +43,17 @@ func (s *Store) OpenLog(ctx context.Context, drv narinfo.StorePath) (io.ReadClos
 	if err != nil {
 		return nil, err
 	}
-	b, err := s.openBody(ctx, u, maxLog)
+	b, err := s.openBody(ctx, u, narfile.MaxLog)
 	if err != nil {
 		return nil, err
 	}
-	r, err := newLogReader(b)
+	src, err := b.decoded()
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("httpstore: log of %q: %w", drv, err), b.Close())
+		return nil, errors.Join(err, b.Close())
+	}
+	r, err := narfile.OpenLog(src)
+	if err != nil {
+		return nil, fmt.Errorf("httpstore: log of %q: %w", drv, err)
 	}
 	return r, nil
 }
-
-// logReader decodes a log, up to a limit.
-type logReader struct {
-	src  io.Closer
-	dec  io.ReadCloser
-	left int64
-}
-
-func newLogReader(b *body) (*logReader, error) {
-	src, err := b.decoded()
-	if err != nil {
-		return nil, err
-	}
-	buffered := bufio.NewReader(src)
-	head, err := buffered.Peek(narfile.MagicSize)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
-	}
-	dec, err := narfile.NewDecoder(narfile.Detect(head), buffered)
-	return &logReader{src: src, dec: dec, left: maxLog}, err
-}
-
-// Read implements io.Reader.
-func (r *logReader) Read(p []byte) (int, error) {
-	if r.left == 0 {
-		return 0, fmt.Errorf("httpstore: a log of more than %d bytes", maxLog)
-	}
-	n, err := r.dec.Read(p[:min(int64(len(p)), r.left)])
-	r.left -= int64(n)
-	return n, err
-}
-
-// Close implements io.Closer.
-func (r *logReader) Close() error { return errors.Join(r.dec.Close(), r.src.Close()) }

@@ -2,7 +2,6 @@ package pullthrough
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -169,20 +168,8 @@ func (s *Store) Open(ctx context.Context, info *narinfo.Info) (io.ReadCloser, er
 	if err != nil {
 		return nil, err
 	}
-	nar, err := narfile.NewNAR(ctx, now, f)
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return &narReader{nar, f}, nil
+	return narfile.OpenNAR(ctx, now, f, nil)
 }
-
-type narReader struct {
-	*narfile.NAR
-	file *store.File
-}
-
-// Close implements io.Closer.
-func (r *narReader) Close() error { return errors.Join(r.NAR.Close(), r.file.Close()) }
 
 // OpenLog asks the remote store, if it has logs. They are not stored.
 func (s *Store) OpenLog(ctx context.Context, drv narinfo.StorePath) (io.ReadCloser, error) {
