@@ -43,8 +43,8 @@ type CertConfig struct {
 	Name string `toml:"name"`
 }
 
-// access is everybody who can be known. closer is to be closed at the end.
-func (c *Config) access(log *slog.Logger) (_ httpcache.Authorizer, closer io.Closer, err error) {
+// access is everybody who can be known: by tokens, nil if there are none, and otherwise. closer is to be closed at the end.
+func (c *Config) access(tokens token.Store, log *slog.Logger) (_ httpcache.Authorizer, closer io.Closer, err error) {
 	var all []httpcache.Authorizer
 	if len(c.ClientCert) > 0 {
 		var rules []clientcert.Rule
@@ -60,8 +60,8 @@ func (c *Config) access(log *slog.Logger) (_ httpcache.Authorizer, closer io.Clo
 		}
 		all = append(all, certs)
 	}
-	if c.TokenFile != "" {
-		all = append(all, token.New(&token.FileStore{Path: c.TokenFile}, nil))
+	if tokens != nil {
+		all = append(all, token.New(tokens, nil))
 	}
 	closer = io.NopCloser(nil)
 	if len(c.OIDC) > 0 {

@@ -92,10 +92,15 @@ func (c closers) Close() error {
 	return errors.Join(errs...)
 }
 
+// isPostgreSQL reports whether a catalog is in a database that several servers may share.
+func isPostgreSQL(where string) bool {
+	return strings.HasPrefix(where, "postgres://") || strings.HasPrefix(where, "postgresql://")
+}
+
 // openCatalog opens the catalog in a file, or in a PostgreSQL database.
 func openCatalog(ctx context.Context, where string, log *slog.Logger) (*catalog.Catalog, io.Closer, error) {
 	o := &catalog.Options{Logger: log}
-	if strings.HasPrefix(where, "postgres://") || strings.HasPrefix(where, "postgresql://") {
+	if isPostgreSQL(where) {
 		c, err := postgres.Connect(ctx, where, o)
 		if err != nil {
 			return nil, nil, hint(err, "see that the database exists, and that this user may make tables in it")

@@ -236,6 +236,64 @@ func TestPushAndPullThroughS3AndPostgreSQL(t *testing.T) {
 	}
 }
 
+// With a catalog that several servers share a token is made once and revoked once, for all of them. A tokens file from before
+// goes on to count at the server that has it.
+func TestReplicasShareTokens(t *testing.T) {
+	database, dir := pgtest.Start(t).Database(t), t.TempDir()
+	args := []string{"--upload", "--store", "file://" + dir + "/bucket", "--catalog", database}
+	old := startUploadServer(t)
+	before := old.token(t, "push")
+	one := startServer(t, append(args, "--token-file", old.tokens)...)
+	two := startServer(t, append(args, "--token-file", dir+"/none.json")...)
+	reader := startServer(t, "--private", "--store", "file://"+dir+"/bucket", "--catalog", database, "--token-file", dir+"/none.json")
+	command := func(args ...string) string {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), "narserved", append(args, "--catalog", database, "--token-file", old.tokens)...)
+		var said strings.Builder
+		cmd.Stderr = &said
+		out, err := cmd.Output()
+		require.NoError(t, err, said.String())
+		require.NotContains(t, said.String(), database, "it may have a password")
+		return strings.TrimSpace(string(out))
+	}
+	status := func(s *server, method, path, token string) int {
+		t.Helper()
+		return (&uploadServer{server: s}).send(t, method, path, token, strings.NewReader("x")).status
+	}
+	token := command("token", "create", "--name", "shared", "--scope", "push,read")
+	other := command("token", "create", "--name", "elsewhere", "--scope", "push", "--cache", "other", "--expires", "90d")
+	for _, s := range []*server{one, two} {
+		require.Equal(t, 400, status(s, http.MethodPut, "/x", token), "who may push is told what is wrong with it")
+		require.Equal(t, 403, status(s, http.MethodPut, "/x", other), "the caches of a token are kept")
+		require.Equal(t, 401, status(s, http.MethodPut, "/x", token[:len(token)-2]+"AA"))
+	}
+	require.Equal(t, 200, status(reader, http.MethodGet, "/nix-cache-info", token), "a server without uploads, too")
+	require.Equal(t, 401, status(reader, http.MethodGet, "/nix-cache-info", ""))
+	require.Equal(t, 400, status(one, http.MethodPut, "/x", before))
+	require.Equal(t, 401, status(two, http.MethodPut, "/x", before), "a file is one server's")
+	require.NoFileExists(t, dir+"/none.json")
+	list := command("token", "list")
+	require.Regexp(t, `(?m)^[a-z2-7]{16}  active  read,push +\*  +\S+Z  never +shared$`, list)
+	require.Regexp(t, `(?m)^[a-z2-7]{16}  active  push +other +\S+Z  20\S+Z  elsewhere$`, list)
+	require.Contains(t, list, "pusher", "those of the file, too")
+
+	command("token", "revoke", token)
+	command("token", "revoke", before)
+	refused := func(s *server, method, token string) func() bool {
+		return func() bool { return status(s, method, "/x", token) == 401 }
+	}
+	for _, check := range []func() bool{refused(one, http.MethodPut, token), refused(two, http.MethodPut, token),
+		refused(reader, http.MethodGet, token), refused(one, http.MethodPut, before)} {
+		require.Eventually(t, check, 8*time.Second, 100*time.Millisecond, "within 5 seconds, and what a slow machine takes")
+	}
+	require.Equal(t, 403, status(one, http.MethodPut, "/x", other), "others are not revoked")
+	require.Contains(t, command("token", "list"), "  revoked  ")
+	out, err := exec.CommandContext(t.Context(), "narserved", "token", "revoke", "aaaaaaaaaaaaaaaa", "--catalog", database,
+		"--token-file", dir+"/no/file").CombinedOutput()
+	require.Error(t, err)
+	require.Contains(t, string(out), "no token of that ID in the catalog\n")
+}
+
 func TestUploadsWithAClientCertificate(t *testing.T) {
 	dir := t.TempDir()
 	ca, caKey := issue(t, dir, "ca", nil, nil)

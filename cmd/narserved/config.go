@@ -84,7 +84,8 @@ type Config struct {
 	// else narserved below $XDG_STATE_HOME or ~/.local/state.
 	StateDir string `toml:"state-dir"`
 
-	// TokenFile is the file with the tokens that `narserved token` makes. Who can write it can make tokens.
+	// TokenFile is the file with the tokens that `narserved token` makes, unless Catalog is in PostgreSQL, which then has
+	// them; a file that is there counts beside it. Who can write it can make tokens.
 	// It is a path, not looked for among credentials, for it changes. Default: tokens.json in StateDir.
 	TokenFile string `toml:"token-file"`
 
@@ -128,7 +129,8 @@ type Config struct {
 	ClientCA string `toml:"client-ca"`
 
 	// Catalog is where is kept who refers to whom in an upload directory, who uploaded it and when it was used last: a
-	// file for SQLite, or "postgres://…" where several servers share a bucket. Default: catalog.sqlite below StateDir.
+	// file for SQLite, or "postgres://…" where several servers share a bucket, and their tokens. Default: catalog.sqlite
+	// below StateDir.
 	Catalog string `toml:"catalog"`
 
 	// Upstream are the URLs of binary caches that are asked for what is not in Store. All are asked at the same time, and

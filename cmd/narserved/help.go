@@ -80,7 +80,8 @@ Scopes are read (fetch from private caches), push (upload) and admin (delete, pi
 another. A stock Nix looks at a cache before it uploads, so push lets it read a private one.
 Without --cache the token is for every cache of the server; the one at the root is named "".
 TIME is as 90d, 12w or 36h. Without --expires the token is valid until it is revoked.
-The tokens file belongs to the owner of its folder, if root makes it.
+Tokens are kept in the tokens file, which belongs to the owner of its folder, if root makes it; or in the catalog, if that
+is in PostgreSQL, where all servers that share it know them. --config names the server's file, which says so.
 
 Examples:
   narserved token create --name ci --scope read,push --expires 90d

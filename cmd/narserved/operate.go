@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -46,7 +45,7 @@ func (p *process) bucketConfig(
 
 // openOperated opens a bucket that takes uploads and its catalog, neither of which is made.
 func (c *Config) openOperated(ctx context.Context) (*openedBucket, error) {
-	if c.catalogInFile() {
+	if !isPostgreSQL(c.Catalog) {
 		if _, err := os.Stat(c.Catalog); errors.Is(err, fs.ErrNotExist) {
 			return nil, hint(fmt.Errorf("there is no catalog %s", c.Catalog),
 				"--catalog or --state-dir say where it is; narserved fsck --rebuild makes one from the bucket")
@@ -54,8 +53,6 @@ func (c *Config) openOperated(ctx context.Context) (*openedBucket, error) {
 	}
 	return c.openAnew(ctx)
 }
-
-func (c *Config) catalogInFile() bool { return !strings.Contains(c.Catalog, "://") }
 
 // openAnew is openOperated, but makes the catalog. What root makes belongs to whom its folder belongs: the server may run
 // as another user.
@@ -73,7 +70,7 @@ func (c *Config) openAnew(ctx context.Context) (b *openedBucket, err error) {
 	if b.catalog, b.closer, err = openCatalog(ctx, c.Catalog, nil); err != nil {
 		return nil, errors.Join(err, b.files.Close())
 	}
-	if c.catalogInFile() && errors.Is(stat, fs.ErrNotExist) {
+	if !isPostgreSQL(c.Catalog) && errors.Is(stat, fs.ErrNotExist) {
 		err = c.giveCatalogAway()
 	}
 	if err != nil {

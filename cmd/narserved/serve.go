@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/voidnxlab/nixtrap/httpcache"
+	"github.com/voidnxlab/nixtrap/httpcache/token"
 	"github.com/voidnxlab/nixtrap/internal/plainhttp"
 	"github.com/voidnxlab/nixtrap/signing"
 	"github.com/voidnxlab/nixtrap/store"
@@ -50,7 +51,7 @@ type server struct {
 	admin   *http.Server
 	reload  func() // reads certificates again
 	access  httpcache.Authorizer
-	known   io.Closer // of access
+	known   closers // of access
 }
 
 // runServe reads flags and file, and serves.
@@ -127,6 +128,9 @@ func (p *process) serve(ctx context.Context, c *Config) (err error) {
 	}
 	defer func() { err = errors.Join(err, s.closeUpstreams()) }()
 	defer func() { err = errors.Join(err, s.closeAccess()) }()
+	if err := s.openAccess(ctx); err != nil {
+		return err
+	}
 	if err := s.build(p, listeners); err != nil {
 		return err
 	}
@@ -177,9 +181,6 @@ func (s *server) build(p *process, l listening) error {
 	if err != nil {
 		return err
 	}
-	if s.access, s.known, err = s.config.access(s.log); err != nil {
-		return err
-	}
 	cache, err := s.cacheHandler(keys)
 	if err != nil {
 		return err
@@ -202,12 +203,35 @@ func (s *server) build(p *process, l listening) error {
 	return nil
 }
 
-func (s *server) closeAccess() error {
-	if s.known == nil {
-		return nil
+// openAccess opens what tells who sends a request.
+func (s *server) openAccess(ctx context.Context) error {
+	tokens, closer, err := s.openTokens(ctx)
+	if err != nil {
+		return err
 	}
-	return s.known.Close()
+	s.known = closers{closer}
+	if s.access, closer, err = s.config.access(tokens, s.log); err == nil {
+		s.known = append(closers{closer}, s.known...)
+	}
+	return err
 }
+
+// openTokens opens where tokens are looked up, nil if there are none. A bucket's catalog is used where it is open.
+func (s *server) openTokens(ctx context.Context) (token.Store, io.Closer, error) {
+	c := s.config
+	if isPostgreSQL(c.Catalog) {
+		for _, b := range []*bucket{s.source.bucket, s.kept} {
+			if b != nil {
+				return c.sharedTokens(b.catalog), io.NopCloser(nil), nil
+			}
+		}
+	} else if c.TokenFile == "" {
+		return nil, io.NopCloser(nil), nil
+	}
+	return c.openTokens(ctx, s.log)
+}
+
+func (s *server) closeAccess() error { return s.known.Close() }
 
 func (s *server) cacheHandler(keys []*signing.SecretKey) (http.Handler, error) {
 	served, inbox, err := s.layers(keys)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io/fs"
 	"math"
 	"path/filepath"
 	"slices"
@@ -60,26 +59,6 @@ func (l *lifetime) String() string {
 	return time.Duration(*l).String()
 }
 
-// tokenStore is the file with the tokens.
-func (c *Config) tokenStore() (*token.FileStore, error) {
-	if c.TokenFile == "" {
-		return nil, hint(errors.New("token: there is no state folder to keep tokens in"),
-			"name a file with --token-file FILE, or a folder with --state-dir")
-	}
-	return &token.FileStore{Path: c.TokenFile}, nil
-}
-
-// tokenAdvice says what to do about a tokens file that cannot be used.
-func (c *Config) tokenAdvice(err error) string {
-	switch {
-	case errors.Is(err, fs.ErrPermission):
-		return fmt.Sprintf("run this as root, or as the user to whom %s belongs", filepath.Dir(c.TokenFile))
-	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Sprintf("the folder must exist: mkdir -p %s", filepath.Dir(c.TokenFile))
-	}
-	return "name another file with --token-file"
-}
-
 // newToken is what token create was told.
 type newToken struct {
 	name, host     string
@@ -109,11 +88,12 @@ func (p *process) runTokenCreate(ctx context.Context, cmd *command, args []strin
 	if err != nil {
 		return err
 	}
-	tokens, err := c.tokenStore()
+	tokens, closer, err := c.openTokens(ctx, nil)
 	if err != nil {
 		return err
 	}
-	if filepath.Dir(c.TokenFile) == filepath.Clean(c.StateDir) {
+	defer closer.Close()
+	if !isPostgreSQL(c.Catalog) && filepath.Dir(c.TokenFile) == filepath.Clean(c.StateDir) {
 		if err := c.makeStateDir(); err != nil {
 			return hint(fmt.Errorf("token: %w", err), c.tokenAdvice(err))
 		}
@@ -125,12 +105,12 @@ func (p *process) runTokenCreate(ctx context.Context, cmd *command, args []strin
 		n.host = c.netrcHost()
 	}
 	// The secret is not among the talk: that may end in a log where stdout goes to a file.
-	fmt.Fprintf(p.stderr, `Token %s was made, and is shown only now. Nix sends it with this line in its netrc-file
+	fmt.Fprintf(p.stderr, `Token %s was made in %s, and is shown only now. Nix sends it with this line in its netrc-file
 (/etc/nix/netrc by default, which should have mode 0600), where TOKEN is what stdout has:
 
     machine %s login token password TOKEN
 
-`, record.ID, n.host)
+`, record.ID, c.tokenPlace(), n.host)
 	_, err = fmt.Fprintln(p.stdout, made.Text())
 	return err
 }
@@ -196,6 +176,7 @@ func (p *process) tokenConfig(
 ) (c *Config, words []string, err error) {
 	c, words, err = p.configFlags(cmd, args, func(c *Config, set *flag.FlagSet) {
 		c.tokenFlags(set)
+		c.catalogFlags(set)
 		own(set)
 	})
 	switch {
@@ -218,10 +199,11 @@ func (p *process) runTokenList(ctx context.Context, cmd *command, args []string)
 	if err != nil {
 		return err
 	}
-	tokens, err := c.tokenStore()
+	tokens, closer, err := c.openTokens(ctx, nil)
 	if err != nil {
 		return err
 	}
+	defer closer.Close()
 	records, err := tokens.List(ctx)
 	if err != nil {
 		return hint(err, c.tokenAdvice(err))
@@ -230,7 +212,7 @@ func (p *process) runTokenList(ctx context.Context, cmd *command, args []string)
 		return p.printTokensJSON(records)
 	}
 	if len(records) == 0 {
-		_, err := fmt.Fprintf(p.stderr, "There are no tokens in %s.\n", c.TokenFile)
+		_, err := fmt.Fprintf(p.stderr, "There are no tokens in %s.\n", c.tokenPlace())
 		return err
 	}
 	return p.printTokens(records)
@@ -313,13 +295,14 @@ func (p *process) runTokenRevoke(ctx context.Context, cmd *command, args []strin
 	if leaked, err := token.ParseToken(id); err == nil {
 		id = leaked.ID()
 	}
-	tokens, err := c.tokenStore()
+	tokens, closer, err := c.openTokens(ctx, nil)
 	if err != nil {
 		return err
 	}
+	defer closer.Close()
 	err = tokens.Revoke(ctx, id, time.Now().UTC().Truncate(time.Second))
 	if errors.Is(err, store.ErrNotFound) {
-		return hint(errors.New("token: there is no token of that ID in "+c.TokenFile), "narserved token list shows the IDs")
+		return hint(errors.New("token: there is no token of that ID in "+c.tokenPlace()), "narserved token list shows the IDs")
 	}
 	if err != nil {
 		return hint(err, c.tokenAdvice(err))
