@@ -24,8 +24,8 @@ const (
 
 // NewDecoder returns a reader of what r yields, decoded, up to the end of r: what follows the compressed data is an
 // error, unless it is another stream of the same compression (xz: or its padding): that is decoded, too, as by the
-// compressors' own tools and by Nix. The caller closes it, which leaves r alone. compression is as in a narinfo, where "" means bzip2; one that is
-// not none, zstd, xz, gzip or bzip2 is [errors.ErrUnsupported].
+// compressors' own tools and by Nix. The caller closes it, which leaves r alone. compression is as in a narinfo, where ""
+// means bzip2; one that is not none, zstd, xz, gzip or bzip2 is [errors.ErrUnsupported].
 // It starts no goroutine. It reads ahead of what it yields.
 func NewDecoder(compression string, r io.Reader) (io.ReadCloser, error) {
 	if compression == "zstd" {
