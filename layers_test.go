@@ -43,6 +43,8 @@ var layers = map[string][]string{
 	"httpcache/token":                    {"httpcache", "store"},
 	"httpcache/clientcert":               {"httpcache"},
 	"httpcache/oidc":                     {"httpcache"},
+	"offload":                            {},
+	"offload/machines":                   {"offload", "signing"},
 
 	"internal/archivetest": {},
 	"internal/background":  {},
@@ -104,6 +106,8 @@ var layers = map[string][]string{
 	"examples/token":       {"httpcache", "httpcache/token"},
 	"examples/clientcert":  {"httpcache", "httpcache/clientcert"},
 	"examples/oidc":        {"httpcache", "httpcache/oidc"},
+	"examples/offload":     {"offload"},
+	"examples/machines":    {"offload/machines"},
 	"examples/catalog": {
 		"store/bucketstore", "store/bucketstore/catalog", "store/bucketstore/catalog/sqlite",
 	},
@@ -160,6 +164,8 @@ var embeds = map[string][]string{
 		"github.com/klauspost/compress", "github.com/nix-community/go-nix", "github.com/therootcompany/xz",
 		"golang.org/x/sys",
 	},
+	"offload":          {},
+	"offload/machines": {"github.com/BurntSushi/toml"},
 	"store/bucketstore/s3": {
 		"github.com/cespare/xxhash/v2", "github.com/dustin/go-humanize", "github.com/google/uuid",
 		"github.com/klauspost/compress", "github.com/klauspost/cpuid/v2", "github.com/klauspost/crc32",

@@ -1,0 +1,90 @@
+package offload
+
+// Refusal is why a machine may not take a build. It is a name that stays as it is; [Refusal.String] is a sentence.
+type Refusal string
+
+// The refusals. Those up to LocalOnly stand whatever the machine is doing.
+const (
+	// WrongSystem: the derivation's system is none of the machine's.
+	WrongSystem Refusal = "wrong-system"
+	// LacksFeature: the machine has not each feature that the derivation requires.
+	LacksFeature Refusal = "lacks-feature"
+	// MandatoryFeature: the machine is kept for derivations with a feature that this one doesn't require.
+	MandatoryFeature Refusal = "mandatory-feature"
+	// NoJobs: the machine's number of jobs is 0.
+	NoJobs Refusal = "no-jobs"
+	// StaysLocal: the build is trivial or of fixed output, and this machine builds it.
+	StaysLocal Refusal = "stays-local"
+	// ModeLocal: the mode is local, and this machine is able to build it.
+	ModeLocal Refusal = "mode-local"
+	// ModeRemote: the mode is remote, and a builder is able to build it.
+	ModeRemote Refusal = "mode-remote"
+	// NeverFits: the build's memory is more than the machine has for builds.
+	NeverFits Refusal = "never-fits"
+
+	// Drained: the owner lets it run empty.
+	Drained Refusal = "drained"
+	// BreakerOpen: it failed of late and is not asked for a while.
+	BreakerOpen Refusal = "breaker-open"
+	// Probing: it failed of late, and one build is finding out whether it is back.
+	Probing Refusal = "probing"
+	// SlotsFull: it runs as many builds as it takes, and none ends soon enough.
+	SlotsFull Refusal = "slots-full"
+	// MemoryShort: the build's memory is not free at present.
+	MemoryShort Refusal = "memory-short"
+	// CPUPressure: its processes wait for processors too much.
+	CPUPressure Refusal = "cpu-pressure"
+	// MemoryPressure: its processes wait for memory too much.
+	MemoryPressure Refusal = "memory-pressure"
+	// IOPressure: its processes wait for disks too much.
+	IOPressure Refusal = "io-pressure"
+	// DiskShort: the store's or the build folder's file system is short of bytes.
+	DiskShort Refusal = "disk-short"
+	// InodesShort: the store's or the build folder's file system is short of inodes.
+	InodesShort Refusal = "inodes-short"
+	// BatteryLow: it runs on a battery that is low.
+	BatteryLow Refusal = "battery-low"
+)
+
+var sentences = map[Refusal]string{
+	WrongSystem:      "does not build for this system",
+	LacksFeature:     "lacks a feature that the derivation requires",
+	MandatoryFeature: "takes only derivations that require its mandatory features",
+	NoJobs:           "has a number of jobs of 0",
+	StaysLocal:       "the build is small or of fixed output, and this machine builds it",
+	ModeLocal:        "the mode is local, and this machine builds it",
+	ModeRemote:       "the mode is remote, and a builder builds it",
+	NeverFits:        "has not as much memory as the build is expected to take",
+	Drained:          "is drained",
+	BreakerOpen:      "failed of late, and is left alone for a while",
+	Probing:          "failed of late, and one build is finding out whether it is back",
+	SlotsFull:        "all of its slots are taken",
+	MemoryShort:      "has not as much memory free as the build is expected to take",
+	CPUPressure:      "is short of processor time",
+	MemoryPressure:   "is short of memory",
+	IOPressure:       "is short of disk bandwidth",
+	DiskShort:        "is short of disk space",
+	InodesShort:      "is short of inodes",
+	BatteryLow:       "runs on a low battery",
+}
+
+// String returns what is to be read after the machine's name.
+func (r Refusal) String() string {
+	if s, ok := sentences[r]; ok {
+		return s
+	}
+	return string(r)
+}
+
+// Passing says whether the refusal may be gone when Nix asks again.
+func (r Refusal) Passing() bool {
+	switch r {
+	case Drained, BreakerOpen, Probing, SlotsFull, MemoryShort, CPUPressure, MemoryPressure, IOPressure, DiskShort,
+		InodesShort, BatteryLow:
+		return true
+	}
+	return false
+}
+
+// down says that a machine can't or shall not be reached, which patience doesn't change.
+func (r Refusal) down() bool { return r == Drained || r == BreakerOpen || r == Probing }
