@@ -45,6 +45,7 @@ var layers = map[string][]string{
 	"httpcache/oidc":                     {"httpcache"},
 	"offload":                            {},
 	"offload/machines":                   {"offload", "signing"},
+	"offload/drv":                        {"offload"},
 
 	"internal/archivetest": {},
 	"internal/background":  {},
@@ -108,6 +109,7 @@ var layers = map[string][]string{
 	"examples/oidc":        {"httpcache", "httpcache/oidc"},
 	"examples/offload":     {"offload"},
 	"examples/machines":    {"offload/machines"},
+	"examples/drv":         {"offload/drv"},
 	"examples/catalog": {
 		"store/bucketstore", "store/bucketstore/catalog", "store/bucketstore/catalog/sqlite",
 	},
@@ -166,6 +168,7 @@ var embeds = map[string][]string{
 	},
 	"offload":          {},
 	"offload/machines": {"github.com/BurntSushi/toml"},
+	"offload/drv":      {"github.com/nix-community/go-nix"},
 	"store/bucketstore/s3": {
 		"github.com/cespare/xxhash/v2", "github.com/dustin/go-humanize", "github.com/google/uuid",
 		"github.com/klauspost/compress", "github.com/klauspost/cpuid/v2", "github.com/klauspost/crc32",
