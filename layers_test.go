@@ -46,6 +46,7 @@ var layers = map[string][]string{
 	"offload":                            {},
 	"offload/machines":                   {"offload", "signing"},
 	"offload/drv":                        {"offload"},
+	"offload/host":                       {"offload"},
 
 	"internal/archivetest": {},
 	"internal/background":  {},
@@ -110,6 +111,7 @@ var layers = map[string][]string{
 	"examples/offload":     {"offload"},
 	"examples/machines":    {"offload/machines"},
 	"examples/drv":         {"offload/drv"},
+	"examples/host":        {"offload", "offload/host"},
 	"examples/catalog": {
 		"store/bucketstore", "store/bucketstore/catalog", "store/bucketstore/catalog/sqlite",
 	},
@@ -169,6 +171,7 @@ var embeds = map[string][]string{
 	"offload":          {},
 	"offload/machines": {"github.com/BurntSushi/toml"},
 	"offload/drv":      {"github.com/nix-community/go-nix"},
+	"offload/host":     {"golang.org/x/sys"},
 	"store/bucketstore/s3": {
 		"github.com/cespare/xxhash/v2", "github.com/dustin/go-humanize", "github.com/google/uuid",
 		"github.com/klauspost/compress", "github.com/klauspost/cpuid/v2", "github.com/klauspost/crc32",
