@@ -106,8 +106,6 @@ func (m *Machine) Builds(system string, features []string) Refusal {
 	return ""
 }
 
-func (m *Machine) speedFactor() float64 { return orDefault(m.SpeedFactor, 1) }
-
 func orDefault[T int | int64 | float64](v, otherwise T) T {
 	if v > 0 {
 		return v

@@ -24,8 +24,8 @@ const (
 
 	// Drained: the owner lets it run empty.
 	Drained Refusal = "drained"
-	// BreakerOpen: it failed of late and is not asked for a while.
-	BreakerOpen Refusal = "breaker-open"
+	// CircuitOpen: it failed of late and is not asked for a while.
+	CircuitOpen Refusal = "breaker-open"
 	// Probing: it failed of late, and one build is finding out whether it is back.
 	Probing Refusal = "probing"
 	// SlotsFull: it runs as many builds as it takes, and none ends soon enough.
@@ -56,7 +56,7 @@ var sentences = map[Refusal]string{
 	ModeRemote:       "the mode is remote, and a builder builds it",
 	NeverFits:        "has not as much memory as the build is expected to take",
 	Drained:          "is drained",
-	BreakerOpen:      "failed of late, and is left alone for a while",
+	CircuitOpen:      "failed of late, and is left alone for a while",
 	Probing:          "failed of late, and one build is finding out whether it is back",
 	SlotsFull:        "all of its slots are taken",
 	MemoryShort:      "has not as much memory free as the build is expected to take",
@@ -79,12 +79,14 @@ func (r Refusal) String() string {
 // Passing says whether the refusal may be gone when Nix asks again.
 func (r Refusal) Passing() bool {
 	switch r {
-	case Drained, BreakerOpen, Probing, SlotsFull, MemoryShort, CPUPressure, MemoryPressure, IOPressure, DiskShort,
+	case Drained, CircuitOpen, Probing, SlotsFull, MemoryShort, CPUPressure, MemoryPressure, IOPressure, DiskShort,
 		InodesShort, BatteryLow:
 		return true
 	}
 	return false
 }
 
-// down says that a machine can't or shall not be reached, which patience doesn't change.
-func (r Refusal) down() bool { return r == Drained || r == BreakerOpen || r == Probing }
+// unfit says that a machine doesn't build such derivations.
+func (r Refusal) unfit() bool {
+	return r == WrongSystem || r == LacksFeature || r == MandatoryFeature || r == NoJobs
+}

@@ -1,0 +1,111 @@
+package offload
+
+import "time"
+
+// Mode is where builds may go. It is a preference, not a ban: what only a builder can build goes there in any mode,
+// and what only this machine can build stays.
+type Mode string
+
+// The modes.
+const (
+	// ModeAuto: the cheapest machine.
+	ModeAuto Mode = "auto"
+	// ModeLocalFirst: this machine, for all that it is able to build.
+	ModeLocalFirst Mode = "local"
+	// ModeRemoteFirst: builders, for all that they are able to build, trivial builds included.
+	ModeRemoteFirst Mode = "remote"
+)
+
+// Policy holds the figures of the decision. In each field the zero value stands for the default.
+type Policy struct {
+	// Mode is ModeAuto by default.
+	Mode Mode
+	// SendTrivial lets trivial builds go to builders; by default they stay as long as this machine takes them.
+	SendTrivial bool
+	// SendFixed does the same for fixed outputs.
+	SendFixed bool
+
+	// Patience is how long refusals that pass may hold a build up; 2 minutes.
+	Patience time.Duration
+	// MaxWait is the longest wait for a slot of a machine that is worth it; 30 s.
+	MaxWait time.Duration
+	// StaleAfter is the age at which readings are worth no more than none; 30 s.
+	StaleAfter time.Duration
+
+	// MaxCPU is the cpu pressure (some) above which a machine gets no more; 80 %.
+	MaxCPU float64
+	// MaxMemory is the memory pressure (full) above which a machine gets no more; 20 %.
+	MaxMemory float64
+	// MaxIO is the io pressure (full) above which a machine gets no more; 80 %.
+	MaxIO float64
+	// MaxLoad is the load for each core above which a machine gets no more, if it has no pressure to tell; 2.
+	MaxLoad float64
+
+	// MemoryReserve is memory, in bytes, that is left alone on every machine that has no figure of its own; 1 GiB.
+	MemoryReserve int64
+	// MinDisk is what must be left, in bytes, of the store's and the build folder's file systems after the build; 2 GiB.
+	MinDisk int64
+	// MinInodes must be left of them; 50,000.
+	MinInodes int64
+	// MinBattery is the charge below which a machine on battery builds nothing but trivia; 20 %.
+	MinBattery float64
+
+	// LocalWait is what a small build is taken to wait for one of Nix's own slots if all are taken; 10 s.
+	LocalWait float64
+	// SendSeconds is what giving a build to a builder costs however small it is; 1 s.
+	SendSeconds float64
+	// Bandwidth, in bytes a second, is assumed of a builder until it is measured; 10 MB/s.
+	Bandwidth float64
+	// MissingBytes is assumed to be missing on a builder until that is known; 64 MiB.
+	MissingBytes int64
+	// HeavyHere is the part of its time that a heavy build on this machine costs on top, for its user feels it; 0.5.
+	HeavyHere float64
+	// OnBattery is the part of its time that a build on battery costs on top; 1.
+	OnBattery float64
+	// Unknown is the part of its time that a build costs on top where none of load, memory and disk is known; 0.3.
+	Unknown float64
+	// ProbeSeconds is what the first build on a machine that failed of late costs on top; 10 s.
+	ProbeSeconds float64
+}
+
+func (p *Policy) withDefaults() Policy {
+	var c Policy
+	if p != nil {
+		c = *p
+	}
+	if c.Mode == "" {
+		c.Mode = ModeAuto
+	}
+	for _, d := range []struct {
+		field     *time.Duration
+		otherwise time.Duration
+	}{{&c.Patience, 2 * time.Minute}, {&c.MaxWait, 30 * time.Second}, {&c.StaleAfter, 30 * time.Second}} {
+		if *d.field <= 0 {
+			*d.field = d.otherwise
+		}
+	}
+	for _, f := range []struct {
+		field     *float64
+		otherwise float64
+	}{
+		{&c.MaxCPU, 80},
+		{&c.MaxMemory, 20},
+		{&c.MaxIO, 80},
+		{&c.MaxLoad, 2},
+		{&c.MinBattery, 20},
+		{&c.LocalWait, 10},
+		{&c.SendSeconds, 1},
+		{&c.Bandwidth, 10e6},
+		{&c.HeavyHere, 0.5},
+		{&c.OnBattery, 1},
+		{&c.Unknown, 0.3},
+		{&c.ProbeSeconds, 10},
+	} {
+		*f.field = sane(*f.field, f.otherwise)
+	}
+	c.MemoryReserve = orDefault(c.MemoryReserve, 1<<30)
+	c.MinDisk = orDefault(c.MinDisk, 2<<30)
+	c.MinInodes = orDefault(c.MinInodes, 50_000)
+	c.MissingBytes = orDefault(c.MissingBytes, 64<<20)
+	return c
+}
