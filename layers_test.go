@@ -47,6 +47,7 @@ var layers = map[string][]string{
 	"offload/machines":                   {"offload", "signing"},
 	"offload/drv":                        {"offload"},
 	"offload/host":                       {"offload"},
+	"offload/history":                    {"offload"},
 
 	"internal/archivetest": {},
 	"internal/background":  {},
@@ -112,6 +113,7 @@ var layers = map[string][]string{
 	"examples/machines":    {"offload/machines"},
 	"examples/drv":         {"offload/drv"},
 	"examples/host":        {"offload", "offload/host"},
+	"examples/history":     {"offload", "offload/history"},
 	"examples/catalog": {
 		"store/bucketstore", "store/bucketstore/catalog", "store/bucketstore/catalog/sqlite",
 	},
@@ -172,6 +174,10 @@ var embeds = map[string][]string{
 	"offload/machines": {"github.com/BurntSushi/toml"},
 	"offload/drv":      {"github.com/nix-community/go-nix"},
 	"offload/host":     {"golang.org/x/sys"},
+	"offload/history": {
+		"github.com/dustin/go-humanize", "github.com/google/uuid", "github.com/remyoudompheng/bigfft", "golang.org/x/exp",
+		"golang.org/x/sys", "modernc.org/libc", "modernc.org/mathutil", "modernc.org/memory", "modernc.org/sqlite",
+	},
 	"store/bucketstore/s3": {
 		"github.com/cespare/xxhash/v2", "github.com/dustin/go-humanize", "github.com/google/uuid",
 		"github.com/klauspost/compress", "github.com/klauspost/cpuid/v2", "github.com/klauspost/crc32",

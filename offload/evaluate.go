@@ -74,17 +74,13 @@ func (e *evaluation) refusesPlace() (Refusal, string) {
 // need is the memory that the build is expected to take. A figure that no build of the package stands behind is taken
 // at its middle, and never keeps a build from a machine for good.
 func (e *evaluation) need() (bytes int64, measured bool) {
-	switch e.estimate.Source {
-	case SourceMachine, SourceOthers, SourceStem:
-		if e.estimate.MemoryP90 > 0 {
-			return e.estimate.MemoryP90, true
-		}
-	case SourceLabel, SourceGlobal:
-		if e.estimate.MemoryP50 > 0 {
-			return e.estimate.MemoryP50, false
-		}
+	switch {
+	case e.estimate.MemorySamples > 0 && e.estimate.MemoryP90 > 0:
+		return e.estimate.MemoryP90, true
+	case e.estimate.MemoryP50 > 0:
+		return e.estimate.MemoryP50, false
 	}
-	return max(e.prior.MemoryP50, 0), false
+	return e.prior.MemoryP50, false
 }
 
 func (e *evaluation) reserve() int64 {

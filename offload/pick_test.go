@@ -35,7 +35,7 @@ func builder(name string, changes ...func(*offload.Candidate)) offload.Candidate
 			Features: []string{"kvm", "big-parallel"},
 		},
 		Readings: idle(), MissingBytes: new(int64(0)), Bandwidth: 100e6,
-		Estimate: offload.Estimate{Source: offload.SourceOthers, Samples: 5, P50: 100, P90: 200, MemoryP50: gib, MemoryP90: 2 * gib},
+		Estimate: offload.Estimate{Source: offload.SourceOthers, Samples: 5, P50: 100, P90: 200, MemoryP50: gib, MemoryP90: 2 * gib, MemorySamples: 5},
 	}
 	for _, change := range changes {
 		change(&c)
@@ -362,7 +362,7 @@ func random(r *rand.Rand, name string) offload.Candidate {
 		c.Speed = []float64{0, 0.5, 1, 3, math.NaN(), math.Inf(1)}[r.IntN(6)]
 		c.Estimate = offload.Estimate{
 			Source: []offload.Source{"", offload.SourceMachine, offload.SourceOthers, offload.SourceGlobal}[r.IntN(4)], Samples: r.IntN(9),
-			Relative: r.IntN(2) == 0, P50: r.ExpFloat64() * 100, MemoryP50: r.Int64N(4 * gib), OutputBytes: r.Int64N(gib),
+			Relative: r.IntN(2) == 0, MemorySamples: r.IntN(3), P50: r.ExpFloat64() * 100, MemoryP50: r.Int64N(4 * gib), OutputBytes: r.Int64N(gib),
 		}
 		c.Estimate.P90, c.Estimate.MemoryP90 = c.Estimate.P50*(1+r.Float64()*5), c.Estimate.MemoryP50*(1+r.Int64N(5))
 	})
@@ -445,7 +445,7 @@ func TestNeverOnAMachineThatLacksWhatItNeeds(t *testing.T) {
 			require.NotEqual(t, offload.BreakerOpen, m.Breaker)
 			require.Less(t, len(m.Leases), m.Machine.MaxJobs)
 			fresh := now.Sub(m.Readings.At) <= 30*time.Second
-			if c.Why == offload.WhyCheapest && m.Estimate.Source == offload.SourceMachine && m.Estimate.MemoryP90 > 0 && fresh && m.Readings.MemoryAvailable != nil {
+			if c.Why == offload.WhyCheapest && m.Estimate.Source != "" && m.Estimate.MemorySamples > 0 && m.Estimate.MemoryP90 > 0 && fresh && m.Readings.MemoryAvailable != nil {
 				require.LessOrEqual(t, m.Estimate.MemoryP90, *m.Readings.MemoryAvailable)
 			}
 		}

@@ -168,6 +168,8 @@ type Estimate struct {
 	// MemoryP50 and MemoryP90 are of the peak memory in bytes; 0 is unknown.
 	MemoryP50 int64 `json:"memory_p50,omitempty"`
 	MemoryP90 int64 `json:"memory_p90,omitempty"`
+	// MemorySamples is how many builds of this very package the memory rests on; with 0 it is a guess.
+	MemorySamples int `json:"memory_samples,omitempty"`
 	// OutputBytes is the median of the outputs' size; 0 is unknown.
 	OutputBytes int64 `json:"output_bytes,omitempty"`
 }

@@ -11,7 +11,7 @@ import (
 func main() {
 	now := time.Now()
 	systems := []string{"x86_64-linux"}
-	estimate := offload.Estimate{Source: offload.SourceOthers, Samples: 8, P50: 240, P90: 400, MemoryP90: 3 << 30}
+	estimate := offload.Estimate{Source: offload.SourceOthers, Samples: 8, P50: 240, P90: 400, MemoryP90: 3 << 30, MemorySamples: 8}
 	choice := offload.Pick(
 		&offload.Ask{
 			Request: &offload.Request{Name: "firefox-140.0", Stem: "firefox", System: "x86_64-linux"},
