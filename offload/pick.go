@@ -270,7 +270,7 @@ func (p *picker) decide(c *Choice) {
 		return
 	}
 	passing := slices.ContainsFunc(c.Ranking, func(r Ranked) bool { return r.Refusal.Passing() })
-	if passing && p.ask.Waited < p.policy.Patience {
+	if passing && (p.ask.Waited < p.policy.Patience || p.queues(c)) {
 		c.Verdict, c.Why = Postpone, WhyPassing
 		return
 	}
@@ -279,6 +279,14 @@ func (p *picker) decide(c *Choice) {
 		c.Why = WhyPatience
 	}
 	p.plain(c)
+}
+
+// queues says whether the mode has the build wait for a slot, which comes as other builds end.
+func (p *picker) queues(c *Choice) bool {
+	return slices.ContainsFunc(c.Ranking, func(r Ranked) bool {
+		wanted := r.Local && p.policy.Mode == ModeLocalFirst || !r.Local && p.policy.Mode == ModeRemoteFirst
+		return wanted && r.Refusal == SlotsFull
+	})
 }
 
 // plain lets Nix's formula choose among the builders that are not known to be down,

@@ -139,7 +139,11 @@ func TestVerdicts(t *testing.T) {
 		}, &offload.Policy{Mode: offload.ModeLocalFirst}, offload.Accept, "a", offload.WhyCheapest},
 		{"mode remote", ask(trivial), []offload.Candidate{here(), builder("a")}, &offload.Policy{Mode: offload.ModeRemoteFirst}, offload.Accept, "a", offload.WhyCheapest},
 		{"mode remote, full for now", ask(), []offload.Candidate{here(), builder("a", leases(4, nil))}, &offload.Policy{Mode: offload.ModeRemoteFirst}, offload.Postpone, "", offload.WhyPassing},
-		{"mode remote, full for long", ask(waited(time.Hour)), []offload.Candidate{here(), builder("a", leases(4, nil))}, &offload.Policy{Mode: offload.ModeRemoteFirst}, offload.Decline, "here", offload.WhyPatience},
+		{"mode remote, full for long", ask(waited(time.Hour)), []offload.Candidate{here(), builder("a", leases(4, nil))}, &offload.Policy{Mode: offload.ModeRemoteFirst}, offload.Postpone, "", offload.WhyPassing},
+		{"mode remote, under pressure for long", ask(waited(time.Hour)), []offload.Candidate{here(), builder("a", pressed)}, &offload.Policy{Mode: offload.ModeRemoteFirst}, offload.Accept, "a", offload.WhyPatience},
+		{"mode remote, down for long", ask(waited(time.Hour)), []offload.Candidate{here(), builder("a", func(c *offload.Candidate) { c.Breaker = offload.BreakerOpen })}, &offload.Policy{Mode: offload.ModeRemoteFirst}, offload.Decline, "here", offload.WhyPatience},
+		{"mode local, all slots taken for long", ask(unwilling, waited(time.Hour)), []offload.Candidate{here(), builder("a")}, &offload.Policy{Mode: offload.ModeLocalFirst}, offload.Postpone, "", offload.WhyPassing},
+		{"no charge for a heavy build here", ask(), []offload.Candidate{here(), builder("a")}, &offload.Policy{HeavyHere: -1}, offload.Decline, "here", offload.WhyCheapest},
 		{"mode remote, all drained", ask(), []offload.Candidate{here(), builder("a", func(c *offload.Candidate) { c.Machine.Drained = true })}, &offload.Policy{Mode: offload.ModeRemoteFirst}, offload.Decline, "here", offload.WhyCheapest},
 		{"nobody builds it", ask(system("riscv64-linux")), []offload.Candidate{here(), builder("a")}, nil, offload.Decline, "", offload.WhyNobody},
 		{"no machines", ask(), nil, nil, offload.Decline, "", offload.WhyNobody},
@@ -550,6 +554,24 @@ func TestTwentyBuildsFollowTheLoad(t *testing.T) {
 		}
 		require.GreaterOrEqual(t, counts[want], 16, "%v", counts)
 	}
+}
+
+func TestBuildsOfOneSecondSpread(t *testing.T) {
+	candidates := []offload.Candidate{here(), builder("a"), builder("b", func(c *offload.Candidate) { c.Readings.Cores = new(16) })}
+	counts := make(map[string]int)
+	for range 30 {
+		for i := range candidates {
+			candidates[i].Machine.MaxJobs = 30
+		}
+		c := offload.Pick(ask(func(a *offload.Ask) { a.Request.Parallel = true }), candidates, nil)
+		counts[c.Machine]++
+		for i := range candidates {
+			if candidates[i].Machine.Name == c.Machine {
+				candidates[i].Leases = append(candidates[i].Leases, offload.Lease{Started: now, Memory: 1, Cores: 8})
+			}
+		}
+	}
+	require.InDelta(t, 2, float64(counts["b"])/float64(counts["a"]), 0.5, "twice as many where there are twice as many cores: %v", counts)
 }
 
 func boolIndex(b bool) int {

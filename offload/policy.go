@@ -1,9 +1,12 @@
 package offload
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // Mode is where builds may go. It is a preference, not a ban: what only a builder can build goes there in any mode,
-// and what only this machine can build stays.
+// and what only this machine can build stays. For a slot where the mode wants it a build waits as long as it takes.
 type Mode string
 
 // The modes.
@@ -16,7 +19,8 @@ const (
 	ModeRemoteFirst Mode = "remote"
 )
 
-// Policy holds the figures of the decision. In each field the zero value stands for the default.
+// Policy holds the figures of the decision. In each field the zero value stands for the default,
+// and in those that reserve or charge something a negative one for nothing.
 type Policy struct {
 	// Mode is ModeAuto by default.
 	Mode Mode
@@ -92,20 +96,31 @@ func (p *Policy) withDefaults() Policy {
 		{&c.MaxMemory, 20},
 		{&c.MaxIO, 80},
 		{&c.MaxLoad, 2},
-		{&c.MinBattery, 20},
-		{&c.LocalWait, 10},
-		{&c.SendSeconds, 1},
 		{&c.Bandwidth, 10e6},
-		{&c.HeavyHere, 0.5},
-		{&c.OnBattery, 1},
-		{&c.Unknown, 0.3},
-		{&c.ProbeSeconds, 10},
 	} {
 		*f.field = sane(*f.field, f.otherwise)
 	}
-	c.MemoryReserve = orDefault(c.MemoryReserve, 1<<30)
-	c.MinDisk = orDefault(c.MinDisk, 2<<30)
-	c.MinInodes = orDefault(c.MinInodes, 50_000)
-	c.MissingBytes = orDefault(c.MissingBytes, 64<<20)
+	c.MinBattery = orNothing(c.MinBattery, 20)
+	c.LocalWait = orNothing(c.LocalWait, 10)
+	c.SendSeconds = orNothing(c.SendSeconds, 1)
+	c.HeavyHere = orNothing(c.HeavyHere, 0.5)
+	c.OnBattery = orNothing(c.OnBattery, 1)
+	c.Unknown = orNothing(c.Unknown, 0.3)
+	c.ProbeSeconds = orNothing(c.ProbeSeconds, 10)
+	c.MemoryReserve = orNothing(c.MemoryReserve, 1<<30)
+	c.MinDisk = orNothing(c.MinDisk, 2<<30)
+	c.MinInodes = orNothing(c.MinInodes, 50_000)
+	c.MissingBytes = orNothing(c.MissingBytes, 64<<20)
 	return c
+}
+
+// orNothing takes a negative setting for 0, and one that is not there, or no number, for the other.
+func orNothing[T int64 | float64](v, otherwise T) T {
+	switch {
+	case v < 0:
+		return 0
+	case v > 0 && float64(v) <= math.MaxFloat64:
+		return v
+	}
+	return otherwise
 }

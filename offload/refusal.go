@@ -46,32 +46,47 @@ const (
 	BatteryLow Refusal = "battery-low"
 )
 
-var sentences = map[Refusal]string{
-	WrongSystem:      "does not build for this system",
-	LacksFeature:     "lacks a feature that the derivation requires",
-	MandatoryFeature: "takes only derivations that require its mandatory features",
-	NoJobs:           "has a number of jobs of 0",
-	StaysLocal:       "the build is small or of fixed output, and this machine builds it",
-	ModeLocal:        "the mode is local, and this machine builds it",
-	ModeRemote:       "the mode is remote, and a builder builds it",
-	NeverFits:        "has not as much memory as the build is expected to take",
-	Drained:          "is drained",
-	CircuitOpen:      "failed of late, and is left alone for a while",
-	Probing:          "failed of late, and one build is finding out whether it is back",
-	SlotsFull:        "all of its slots are taken",
-	MemoryShort:      "has not as much memory free as the build is expected to take",
-	CPUPressure:      "is short of processor time",
-	MemoryPressure:   "is short of memory",
-	IOPressure:       "is short of disk bandwidth",
-	DiskShort:        "is short of disk space",
-	InodesShort:      "is short of inodes",
-	BatteryLow:       "runs on a low battery",
-}
-
 // String returns what is to be read after the machine's name.
 func (r Refusal) String() string {
-	if s, ok := sentences[r]; ok {
-		return s
+	switch r {
+	case WrongSystem:
+		return "does not build for this system"
+	case LacksFeature:
+		return "lacks a feature that the derivation requires"
+	case MandatoryFeature:
+		return "takes only derivations that require its mandatory features"
+	case NoJobs:
+		return "has a number of jobs of 0"
+	case StaysLocal:
+		return "the build is small or of fixed output, and this machine builds it"
+	case ModeLocal:
+		return "the mode is local, and this machine builds it"
+	case ModeRemote:
+		return "the mode is remote, and a builder builds it"
+	case NeverFits:
+		return "has not as much memory as the build is expected to take"
+	case Drained:
+		return "is drained"
+	case CircuitOpen:
+		return "failed of late, and is left alone for a while"
+	case Probing:
+		return "failed of late, and one build is finding out whether it is back"
+	case SlotsFull:
+		return "all of its slots are taken"
+	case MemoryShort:
+		return "has not as much memory free as the build is expected to take"
+	case CPUPressure:
+		return "is short of processor time"
+	case MemoryPressure:
+		return "is short of memory"
+	case IOPressure:
+		return "is short of disk bandwidth"
+	case DiskShort:
+		return "is short of disk space"
+	case InodesShort:
+		return "is short of inodes"
+	case BatteryLow:
+		return "runs on a low battery"
 	}
 	return string(r)
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log"
 	"os"
-	"strings"
 
 	"github.com/voidnxlab/nixtrap/offload/machines"
 )
@@ -23,15 +22,7 @@ func main() {
 }
 
 func run(file string) error {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
-	parse := machines.Parse
-	if strings.HasSuffix(file, ".toml") {
-		parse = machines.ParseTOML
-	}
-	list, err := parse(string(text), &machines.Options{File: file})
+	list, err := machines.Read(file, nil)
 	for i := range list {
 		line, formatErr := machines.Format(&list[i])
 		if formatErr != nil {

@@ -49,6 +49,13 @@ const (
 
 // Read reads a .drv file. Its path is the derivation's store path, unless storePath is another.
 func Read(file, storePath string) (*offload.Request, error) {
+	info, err := os.Lstat(file)
+	if err != nil {
+		return nil, fmt.Errorf("drv: %w", err)
+	}
+	if !info.Mode().IsRegular() { // opening a pipe would wait for somebody to write
+		return nil, fmt.Errorf("drv: %q is no regular file", file)
+	}
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, fmt.Errorf("drv: %w", err)

@@ -103,6 +103,8 @@ func TestParseRefuses(t *testing.T) {
 	}
 	_, err := drv.Read(filepath.Join(t.TempDir(), "none"), "")
 	require.ErrorIs(t, err, os.ErrNotExist)
+	_, err = drv.Read(t.TempDir(), "")
+	require.ErrorContains(t, err, "no regular file")
 }
 
 func TestStem(t *testing.T) {

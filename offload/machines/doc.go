@@ -1,7 +1,7 @@
 // Package machines reads lists of builders: Nix's, and our own that say more.
 //
-// [Parse] reads Nix's builders setting or a file like /etc/nix/machines, [ParseTOML] the other form,
-// [Format] writes a machine as a line for Nix.
+// [Read] reads a file of either kind. [Parse] reads Nix's builders setting or the content of a file like
+// /etc/nix/machines, [ParseTOML] the other form, [Format] writes a machine as a line for Nix.
 //
 // # Nix's form
 //

@@ -133,6 +133,19 @@ func TestMachinesBesideAFaultAreRead(t *testing.T) {
 	require.Equal(t, []offload.Machine{plain("ssh", "", "a")}, got)
 }
 
+func TestRead(t *testing.T) {
+	o := files{"/etc/nix/machines": "a", "x.toml": "[[machine]]\nuri = 'b'", "bad": "a - - x"}.options()
+	for file, want := range map[string]string{"/etc/nix/machines": "a", "x.toml": "b"} {
+		got, err := machines.Read(file, o)
+		require.NoError(t, err)
+		require.Equal(t, []offload.Machine{plain("ssh", "", want)}, got)
+	}
+	_, err := machines.Read("bad", o)
+	require.ErrorContains(t, err, "machines: bad:1: column 4")
+	_, err = machines.Read("none", o)
+	require.ErrorIs(t, err, fs.ErrNotExist)
+}
+
 func TestAFileThatMayNotBeReadIsAFault(t *testing.T) {
 	o := &machines.Options{Open: func(string) (io.ReadCloser, error) { return nil, fs.ErrPermission }}
 	_, err := machines.Parse("@x", o)

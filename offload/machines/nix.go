@@ -72,6 +72,22 @@ func ThisSystem() string {
 	return arch + "-" + runtime.GOOS
 }
 
+// Read reads a file, of our own form if its name ends in .toml, otherwise of Nix's. Its name is the one in errors.
+// An error that is fs.ErrNotExist says that there is none.
+func Read(file string, o *Options) ([]offload.Machine, error) {
+	c := o.withDefaults()
+	c.File = file
+	p := parser{Options: c}
+	text, err := p.read(file)
+	if err != nil {
+		return nil, fmt.Errorf("machines: %w", err)
+	}
+	if strings.HasSuffix(file, ".toml") {
+		return ParseTOML(text, &c)
+	}
+	return Parse(text, &c)
+}
+
 // Parse reads Nix's form: a builders setting, or a file's content. A nil Options reads as Nix does on this machine.
 // Machines without a fault are returned beside the joined [*Error] values of the others.
 func Parse(text string, o *Options) ([]offload.Machine, error) {
