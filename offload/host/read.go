@@ -22,7 +22,7 @@ type Options struct {
 	BuildDir string
 }
 
-// Read takes this machine's readings but for Nix's version, in about a millisecond. Below another Root than "/" all come from files in it,
+// Read takes this machine's readings but for Nix's version, in a few milliseconds. Below another Root than "/" all come from files in it,
 // but for the space that is left, which is that of its file system.
 func Read(o *Options) offload.Readings {
 	var c Options
