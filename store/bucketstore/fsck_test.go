@@ -20,6 +20,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/voidnxlab/nixtrap/nar"
 	"github.com/voidnxlab/nixtrap/narinfo"
@@ -535,6 +536,20 @@ func TestDeletingNamesWhatIsInTheWay(t *testing.T) {
 	require.ElementsMatch(t, []string{"nix-cache-info", "team/nix-cache-info", "team/" + lib.key(), lib.info.URL}, o.list(t),
 		"listings go with their paths; an archive that another cache needs stays")
 	require.Empty(t, o.fsck(t, &bucketstore.FsckOptions{Content: true}))
+}
+
+// Nix before 2.34 cannot send an upload again: a PUT that is told to come back fails the whole push.
+func TestPushersOfOnePathWaitForEachOther(t *testing.T) {
+	o := operate(t)
+	for n := range 10 {
+		var pushers errgroup.Group
+		for i := range 6 {
+			p := newPath(t, []string{"none", "zstd"}[i%2], fmt.Sprint("path", n))
+			pushers.Go(func() error { return o.send(t.Context(), "", p) })
+		}
+		require.NoError(t, pushers.Wait())
+	}
+	require.Empty(t, o.fsck(t, nil))
 }
 
 // slowly yields content a byte at a time, with a pause in the middle that is longer than a lease.

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/voidnxlab/nixtrap/internal/pause"
 	"github.com/voidnxlab/nixtrap/narinfo"
 	"github.com/voidnxlab/nixtrap/signing"
 	"github.com/voidnxlab/nixtrap/store"
@@ -79,10 +80,10 @@ type Inbox struct {
 var _ store.Receiver = (*Inbox)(nil)
 
 const (
-	maxXZ       = 2                // archives in xz that are decoded at once
-	maxDecoders = 16               // other archives that are
-	maxQueue    = 20 * time.Second // for which an upload waits for its turn
-	maxInfo     = 1 << 20          // bytes of a narinfo that is taken; one with a thousand references has 60 kB
+	maxXZ       = 2               // archives in xz that are decoded at once
+	maxDecoders = 16              // other archives that are
+	maxQueue    = 2 * time.Minute // for which an upload waits for its turn: see patiently
+	maxInfo     = 1 << 20         // bytes of a narinfo that is taken; one with a thousand references has 60 kB
 )
 
 // NewInbox returns an inbox of the cache that s reads, whose paths c knows.
@@ -351,15 +352,33 @@ func (b *Inbox) announce(ctx context.Context, by string, info *narinfo.Info, els
 	for _, key := range b.opts.Sign {
 		info.Sign(key)
 	}
-	err := b.catalog.Publish(ctx, catalog.Publication{
-		Cache: b.store.name, Uploader: by, Info: info, Elsewhere: elsewhere, Lease: lease,
-		Write: func(ctx context.Context) error { return b.writeInfo(ctx, info) },
+	err := patiently(ctx, func() error {
+		return b.catalog.Publish(ctx, catalog.Publication{
+			Cache: b.store.name, Uploader: by, Info: info, Elsewhere: elsewhere, Lease: lease,
+			Write: func(ctx context.Context) error { return b.writeInfo(ctx, info) },
+		})
 	})
 	if err != nil {
 		return refusalOf(err)
 	}
 	b.log.Info("path published", "cache", b.store.name, "path", info.StorePath, "by", by)
 	return nil
+}
+
+// patiently does what may be in somebody else's way until it is not: Nix before 2.34 sends the body of a PUT no second
+// time, so one that is told to come back fails the whole of what is being pushed.
+func patiently(ctx context.Context, do func() error) error {
+	deadline := time.Now().Add(maxQueue)
+	for wait := 5 * time.Millisecond; ; wait = min(2*wait, time.Second/2) {
+		err := do()
+		passes := errors.Is(err, catalog.ErrDeleting) || errors.Is(err, catalog.ErrPublishing)
+		if !passes || time.Now().After(deadline) {
+			return err
+		}
+		if err := pause.For(ctx, wait); err != nil {
+			return err
+		}
+	}
 }
 
 // check refuses a narinfo that could not be served, or is not signed as asked for.

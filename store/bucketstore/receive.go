@@ -123,7 +123,11 @@ type heldUpload struct {
 }
 
 func (b *Inbox) beginUpload(ctx context.Context, key string) (*heldUpload, error) {
-	upload, err := b.catalog.BeginUpload(ctx, key, b.opts.Lease)
+	var upload catalog.Upload
+	err := patiently(ctx, func() (err error) {
+		upload, err = b.catalog.BeginUpload(ctx, key, b.opts.Lease)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -160,7 +164,7 @@ func (h *heldUpload) end() catalog.Upload {
 type intake struct {
 	r    io.Reader
 	in   *incoming
-	max  int64 // bytes of the file
+	max  int64     // bytes of the file
 	hash hash.Hash // of the file; nil: the file is the NAR, which the decoder hashes
 	size int64
 
