@@ -60,12 +60,14 @@ var layers = map[string][]string{
 	"internal/glob":      {},
 	"internal/memnet":    {},
 	"internal/narfile":   {"narinfo", "store"},
+	"internal/oidctest":  {},
 	"internal/pause":     {},
 	"internal/pgtest":    {},
 	"internal/plainhttp": {},
 	"internal/realnix":   {},
 	"internal/s3test":    {},
 	"internal/shelf":     {},
+	"internal/tlstest":   {},
 
 	"cmd/narserved": {
 		"nar", "narinfo", "signing", "store", "store/artefact", "store/localstore", "store/bucketstore",

@@ -9,20 +9,12 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
-	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"io"
-	"log"
 	"maps"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -32,6 +24,7 @@ import (
 
 	"github.com/voidnxlab/nixtrap/httpcache"
 	"github.com/voidnxlab/nixtrap/httpcache/oidc"
+	"github.com/voidnxlab/nixtrap/internal/oidctest"
 )
 
 // rsaKeys are made once, for that takes long.
@@ -46,82 +39,12 @@ var rsaKeys = sync.OnceValue(func() (keys [3]*rsa.PrivateKey) {
 	return keys
 })
 
-// signer is one of an issuer's keys.
-type signer struct {
-	kid, alg string
-	private  crypto.Signer
+func signer(kid, alg string, private crypto.Signer) oidctest.Signer {
+	return oidctest.Signer{KeyID: kid, Algorithm: alg, Private: private}
 }
 
-func rsaSigner(kid string, n int) signer { return signer{kid, "RS256", rsaKeys()[n]} }
-
-// issuer is an OpenID Connect issuer. Without a server of its own it is an http.RoundTripper.
-type issuer struct {
-	url string
-
-	mu        sync.Mutex
-	keys      []jose.JSONWebKey
-	discovery func(w http.ResponseWriter) // in place of the usual document
-	jwks      func(w http.ResponseWriter)
-	requests  map[string]int // by path
-}
-
-func newIssuer(url string, signers ...signer) *issuer {
-	i := &issuer{url: url, requests: make(map[string]int)}
-	i.publish(signers...)
-	return i
-}
-
-func (i *issuer) publish(signers ...signer) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.keys = nil
-	for _, s := range signers {
-		i.keys = append(i.keys, jose.JSONWebKey{Key: s.private.Public(), KeyID: s.kid, Algorithm: s.alg, Use: "sig"})
-	}
-}
-
-// set changes what the issuer does.
-func (i *issuer) set(change func(*issuer)) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	change(i)
-}
-
-func (i *issuer) count(path string) int {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return i.requests[path]
-}
-
-func (i *issuer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	i.mu.Lock()
-	i.requests[r.URL.Path]++
-	discovery, jwks, keys := i.discovery, i.jwks, i.keys
-	i.mu.Unlock()
-	switch {
-	case strings.HasSuffix(r.URL.Path, "/.well-known/openid-configuration") && discovery != nil:
-		discovery(w)
-	case strings.HasSuffix(r.URL.Path, "/.well-known/openid-configuration"):
-		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(map[string]any{
-			"issuer": i.url, "jwks_uri": i.url + "/jwks", "id_token_signing_alg_values_supported": []string{"RS256", "HS256", "none"},
-		})
-	case strings.HasSuffix(r.URL.Path, "/jwks") && jwks != nil:
-		jwks(w)
-	case strings.HasSuffix(r.URL.Path, "/jwks"):
-		_ = json.NewEncoder(w).Encode(jose.JSONWebKeySet{Keys: keys})
-	default:
-		http.NotFound(w, r)
-	}
-}
-
-// RoundTrip answers without a network, so that time may be synctest's.
-func (i *issuer) RoundTrip(r *http.Request) (*http.Response, error) {
-	w := httptest.NewRecorder()
-	i.ServeHTTP(w, r)
-	response := w.Result()
-	response.Request = r
-	return response, nil
+func rsaSigner(kid string, n int) oidctest.Signer {
+	return signer(kid, "RS256", rsaKeys()[n])
 }
 
 // network leads requests to issuers by their hosts.
@@ -134,86 +57,11 @@ func (n network) RoundTrip(r *http.Request) (*http.Response, error) {
 	return nil, &net.OpError{Op: "dial", Net: "tcp", Err: fmt.Errorf("no route to %q", r.URL.Host)}
 }
 
-// authority is a CA of the tests' own.
-type authority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-func newAuthority(t testing.TB) *authority {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "authority"}, NotBefore: time.Now().Add(-time.Hour),
-		NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	require.NoError(t, err)
-	cert, err := x509.ParseCertificate(der)
-	require.NoError(t, err)
-	return &authority{cert, key}
-}
-
-// transport trusts the authority alone.
-func (a *authority) transport(t testing.TB) *http.Transport {
-	pool := x509.NewCertPool()
-	pool.AddCert(a.cert)
-	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: true}
-	t.Cleanup(transport.CloseIdleConnections)
-	return transport
-}
-
-// serve starts the issuer on a free port, with a certificate of the authority's, and sets its URL.
-func (a *authority) serve(t testing.TB, i *issuer) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(2), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key)
-	require.NoError(t, err)
-	server := httptest.NewUnstartedServer(i)
-	server.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
-	server.Config.ErrorLog = log.New(io.Discard, "", 0)
-	server.StartTLS()
-	t.Cleanup(server.Close)
-	i.url = server.URL
-}
-
-// b64 is base64url without padding.
-func b64(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
-
 func marshal(t testing.TB, v any) []byte {
 	t.Helper()
 	b, err := json.Marshal(v)
 	require.NoError(t, err)
 	return b
-}
-
-// compact signs with whatever function over whatever header: also what no library would.
-func compact(t testing.TB, header, claims map[string]any, sign func(message []byte) []byte) string {
-	t.Helper()
-	message := b64(marshal(t, header)) + "." + b64(marshal(t, claims))
-	return message + "." + b64(sign([]byte(message)))
-}
-
-// token is a JWT signed as the signer's algorithm has it.
-func token(t testing.TB, s signer, claims map[string]any) string {
-	t.Helper()
-	options := (&jose.SignerOptions{}).WithType("JWT")
-	if s.kid != "" {
-		options = options.WithHeader("kid", s.kid)
-	}
-	js, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.SignatureAlgorithm(s.alg), Key: s.private}, options)
-	require.NoError(t, err)
-	signed, err := js.Sign(marshal(t, claims))
-	require.NoError(t, err)
-	text, err := signed.CompactSerialize()
-	require.NoError(t, err)
-	return text
 }
 
 func hmacSHA256(secret []byte) func([]byte) []byte {

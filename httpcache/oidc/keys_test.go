@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
-	"crypto/elliptic"
 	"errors"
 	"fmt"
 	"io"
@@ -20,14 +19,11 @@ import (
 
 	"github.com/voidnxlab/nixtrap/httpcache"
 	"github.com/voidnxlab/nixtrap/httpcache/oidc"
+	"github.com/voidnxlab/nixtrap/internal/oidctest"
+	"github.com/voidnxlab/nixtrap/internal/tlstest"
 )
 
 const iss = "https://issuer.example.org"
-
-// ecSigner is quick to make.
-func ecSigner(t testing.TB, kid string) signer {
-	return signer{kid, "ES256", newECKey(t, elliptic.P256())}
-}
 
 func requireUnavailable(t *testing.T, err error) {
 	t.Helper()
@@ -38,58 +34,58 @@ func requireUnavailable(t *testing.T, err error) {
 
 func TestKeyRotation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		older, newer := ecSigner(t, "old"), ecSigner(t, "new")
-		i := newIssuer(iss, older)
+		older, newer := oidctest.NewSigner(t, "old"), oidctest.NewSigner(t, "new")
+		i := oidctest.New(iss, older)
 		a := newAuthorizer(t, i, rule(iss))
-		_, err := a.Authorize(bearer(token(t, older, job(iss, nil))))
+		_, err := a.Authorize(bearer(oidctest.Token(t, older, job(iss, nil))))
 		require.NoError(t, err)
 
 		// A key that was not there 10 s ago is fetched when a token is signed with it.
-		i.publish(older, newer)
+		i.Publish(older, newer)
 		time.Sleep(10 * time.Second)
-		_, err = a.Authorize(bearer(token(t, newer, job(iss, nil))))
+		_, err = a.Authorize(bearer(oidctest.Token(t, newer, job(iss, nil))))
 		require.NoError(t, err)
-		require.Equal(t, 2, i.count("/jwks"))
+		require.Equal(t, 2, i.Count("/jwks"))
 
 		// A withdrawn key is used once more when the keys are due, and not after they were fetched again.
-		i.publish(newer)
+		i.Publish(newer)
 		time.Sleep(15*time.Minute - 1)
-		_, err = a.Authorize(bearer(token(t, older, job(iss, nil))))
+		_, err = a.Authorize(bearer(oidctest.Token(t, older, job(iss, nil))))
 		require.NoError(t, err)
 		synctest.Wait()
-		require.Equal(t, 2, i.count("/jwks"))
+		require.Equal(t, 2, i.Count("/jwks"))
 		time.Sleep(1)
-		_, err = a.Authorize(bearer(token(t, older, job(iss, nil))))
+		_, err = a.Authorize(bearer(oidctest.Token(t, older, job(iss, nil))))
 		require.NoError(t, err, "the refresh is in the background")
 		synctest.Wait()
-		require.Equal(t, 3, i.count("/jwks"))
-		_, err = a.Authorize(bearer(token(t, older, job(iss, nil))))
+		require.Equal(t, 3, i.Count("/jwks"))
+		_, err = a.Authorize(bearer(oidctest.Token(t, older, job(iss, nil))))
 		require.ErrorIs(t, err, httpcache.ErrBadCredential)
-		_, err = a.Authorize(bearer(token(t, newer, job(iss, nil))))
+		_, err = a.Authorize(bearer(oidctest.Token(t, newer, job(iss, nil))))
 		require.NoError(t, err)
 	})
 }
 
 func TestAWithdrawnKeyDoesNotOutliveAnIdleHour(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		older, newer := ecSigner(t, "old"), ecSigner(t, "new")
-		i := newIssuer(iss, older)
+		older, newer := oidctest.NewSigner(t, "old"), oidctest.NewSigner(t, "new")
+		i := oidctest.New(iss, older)
 		a := newAuthorizer(t, i, rule(iss))
-		_, err := a.Authorize(bearer(token(t, older, job(iss, nil))))
+		_, err := a.Authorize(bearer(oidctest.Token(t, older, job(iss, nil))))
 		require.NoError(t, err)
-		i.publish(newer)
+		i.Publish(newer)
 		time.Sleep(time.Hour)
-		_, err = a.Authorize(bearer(token(t, older, job(iss, nil))))
+		_, err = a.Authorize(bearer(oidctest.Token(t, older, job(iss, nil))))
 		require.ErrorIs(t, err, httpcache.ErrBadCredential)
 	})
 }
 
 func TestAnOutageThatHangsIsWaitedForOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		key := ecSigner(t, "k1")
-		routes := network{"issuer.example.org": newIssuer(iss, key)}
+		key := oidctest.NewSigner(t, "k1")
+		routes := network{"issuer.example.org": oidctest.New(iss, key)}
 		a := newAuthorizer(t, routes, rule(iss))
-		_, err := a.Authorize(bearer(token(t, key, job(iss, nil))))
+		_, err := a.Authorize(bearer(oidctest.Token(t, key, job(iss, nil))))
 		require.NoError(t, err)
 		hanging := &hangs{}
 		routes["issuer.example.org"] = hanging
@@ -97,7 +93,7 @@ func TestAnOutageThatHangsIsWaitedForOnce(t *testing.T) {
 		var waited time.Duration
 		for range 1000 {
 			start := time.Now()
-			_, err := a.Authorize(bearer(token(t, key, job(iss, nil))))
+			_, err := a.Authorize(bearer(oidctest.Token(t, key, job(iss, nil))))
 			require.NoError(t, err)
 			waited += time.Since(start)
 			time.Sleep(10 * time.Second)
@@ -110,18 +106,18 @@ func TestAnOutageThatHangsIsWaitedForOnce(t *testing.T) {
 
 func TestUnknownKeysAreLookedForNowAndThen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		key := ecSigner(t, "k1")
-		i := newIssuer(iss, key)
+		key := oidctest.NewSigner(t, "k1")
+		i := oidctest.New(iss, key)
 		a := newAuthorizer(t, i, rule(iss))
-		_, err := a.Authorize(bearer(token(t, key, job(iss, nil))))
+		_, err := a.Authorize(bearer(oidctest.Token(t, key, job(iss, nil))))
 		require.NoError(t, err)
 		for n := range 1000 { // for 100 s
-			_, err := a.Authorize(bearer(token(t, ecSigner(t, fmt.Sprint("forged", n)), job(iss, nil))))
+			_, err := a.Authorize(bearer(oidctest.Token(t, oidctest.NewSigner(t, fmt.Sprint("forged", n)), job(iss, nil))))
 			require.ErrorIs(t, err, httpcache.ErrBadCredential)
 			time.Sleep(100 * time.Millisecond)
 		}
-		require.Equal(t, 1+9, i.count("/jwks"))
-		_, err = a.Authorize(bearer(token(t, key, job(iss, nil))))
+		require.Equal(t, 1+9, i.Count("/jwks"))
+		_, err = a.Authorize(bearer(oidctest.Token(t, key, job(iss, nil))))
 		require.NoError(t, err)
 	})
 }
@@ -143,11 +139,11 @@ func (h *hangs) RoundTrip(r *http.Request) (*http.Response, error) {
 func TestAnIssuerThatHangsHoldsNobodyUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const dead = "https://dead.example.org"
-		key := ecSigner(t, "k1")
+		key := oidctest.NewSigner(t, "k1")
 		hanging := &hangs{}
-		a := newAuthorizer(t, network{"issuer.example.org": newIssuer(iss, key), "dead.example.org": hanging}, rule(iss), rule(dead))
+		a := newAuthorizer(t, network{"issuer.example.org": oidctest.New(iss, key), "dead.example.org": hanging}, rule(iss), rule(dead))
 		start := time.Now()
-		r := bearer(token(t, key, job(dead, nil)))
+		r := bearer(oidctest.Token(t, key, job(dead, nil)))
 		waiting := make(chan error, 10)
 		for range cap(waiting) {
 			go func() {
@@ -156,7 +152,7 @@ func TestAnIssuerThatHangsHoldsNobodyUp(t *testing.T) {
 			}()
 		}
 		synctest.Wait()
-		_, err := a.Authorize(bearer(token(t, key, job(iss, nil))))
+		_, err := a.Authorize(bearer(oidctest.Token(t, key, job(iss, nil))))
 		require.NoError(t, err)
 		require.Equal(t, start, time.Now(), "another issuer's tokens do not wait")
 		for range cap(waiting) {
@@ -166,7 +162,7 @@ func TestAnIssuerThatHangsHoldsNobodyUp(t *testing.T) {
 		require.Equal(t, 1, hanging.asked)
 
 		start = time.Now()
-		_, err = a.Authorize(bearer(token(t, key, job(dead, nil))))
+		_, err = a.Authorize(bearer(oidctest.Token(t, key, job(dead, nil))))
 		requireUnavailable(t, err)
 		require.Equal(t, start, time.Now(), "until the next attempt nobody waits")
 	})
@@ -178,7 +174,7 @@ func TestARequestThatEndsWaitsNoLonger(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		start := time.Now()
-		_, err := a.Authorize(bearer(token(t, ecSigner(t, "k1"), job(iss, nil))).WithContext(ctx))
+		_, err := a.Authorize(bearer(oidctest.Token(t, oidctest.NewSigner(t, "k1"), job(iss, nil))).WithContext(ctx))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.NotErrorIs(t, err, httpcache.ErrBadCredential)
 		require.Equal(t, time.Second, time.Since(start))
@@ -189,7 +185,7 @@ func TestCloseEndsWhatIsFetched(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newAuthorizer(t, &hangs{}, rule(iss))
 		start := time.Now()
-		r := bearer(token(t, ecSigner(t, "k1"), job(iss, nil)))
+		r := bearer(oidctest.Token(t, oidctest.NewSigner(t, "k1"), job(iss, nil)))
 		done := make(chan error, 1)
 		go func() {
 			_, err := a.Authorize(r)
@@ -200,25 +196,25 @@ func TestCloseEndsWhatIsFetched(t *testing.T) {
 		requireUnavailable(t, <-done)
 		require.Equal(t, start, time.Now())
 		time.Sleep(time.Hour)
-		_, err := a.Authorize(bearer(token(t, ecSigner(t, "k1"), job(iss, nil))))
+		_, err := a.Authorize(bearer(oidctest.Token(t, oidctest.NewSigner(t, "k1"), job(iss, nil))))
 		requireUnavailable(t, err)
 	})
 }
 
 func TestBackoffAndRecovery(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		key := ecSigner(t, "k1")
-		i := newIssuer(iss, key)
-		i.set(func(i *issuer) {
-			i.discovery = func(w http.ResponseWriter) { http.Error(w, "down", http.StatusBadGateway) }
+		key := oidctest.NewSigner(t, "k1")
+		i := oidctest.New(iss, key)
+		i.Set(func(i *oidctest.Issuer) {
+			i.Discovery = func(w http.ResponseWriter) { http.Error(w, "down", http.StatusBadGateway) }
 		})
 		a := newAuthorizer(t, i, rule(iss))
 		var attempts []time.Duration // since the last
 		last, seen := time.Now(), 0
 		for range 20_000 { // for 20,000 s, with a request each
-			_, err := a.Authorize(bearer(token(t, key, job(iss, nil))))
+			_, err := a.Authorize(bearer(oidctest.Token(t, key, job(iss, nil))))
 			requireUnavailable(t, err)
-			if n := i.count("/.well-known/openid-configuration"); n > seen {
+			if n := i.Count("/.well-known/openid-configuration"); n > seen {
 				attempts = append(attempts, time.Since(last))
 				last, seen = time.Now(), n
 			}
@@ -230,35 +226,37 @@ func TestBackoffAndRecovery(t *testing.T) {
 		const s = time.Second
 		require.Equal(t, []time.Duration{0, s, 2 * s, 4 * s, 8 * s, 16 * s, 32 * s, 64 * s, 128 * s, 256 * s, 300 * s, 300 * s}, attempts)
 
-		i.set(func(i *issuer) { i.discovery = nil })
+		i.Set(func(i *oidctest.Issuer) { i.Discovery = nil })
 		time.Sleep(5 * time.Minute)
-		_, err := a.Authorize(bearer(token(t, key, job(iss, nil))))
+		_, err := a.Authorize(bearer(oidctest.Token(t, key, job(iss, nil))))
 		require.NoError(t, err)
 	})
 }
 
 func TestKeysOutliveAnOutageForADay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		key := ecSigner(t, "k1")
-		i := newIssuer(iss, key)
+		key := oidctest.NewSigner(t, "k1")
+		i := oidctest.New(iss, key)
 		a := newAuthorizer(t, i, rule(iss))
-		_, err := a.Authorize(bearer(token(t, key, job(iss, nil))))
+		_, err := a.Authorize(bearer(oidctest.Token(t, key, job(iss, nil))))
 		require.NoError(t, err)
-		i.set(func(i *issuer) { i.jwks = func(w http.ResponseWriter) { http.Error(w, "down", http.StatusBadGateway) } })
+		i.Set(func(i *oidctest.Issuer) {
+			i.KeySet = func(w http.ResponseWriter) { http.Error(w, "down", http.StatusBadGateway) }
+		})
 		for range 24*60 - 1 {
 			time.Sleep(time.Minute)
-			_, err := a.Authorize(bearer(token(t, key, job(iss, nil))))
+			_, err := a.Authorize(bearer(oidctest.Token(t, key, job(iss, nil))))
 			require.NoError(t, err)
 			synctest.Wait()
 		}
-		_, err = a.Authorize(bearer(token(t, ecSigner(t, "unknown"), job(iss, nil))))
+		_, err = a.Authorize(bearer(oidctest.Token(t, oidctest.NewSigner(t, "unknown"), job(iss, nil))))
 		requireUnavailable(t, err)
 		time.Sleep(time.Minute)
-		_, err = a.Authorize(bearer(token(t, key, job(iss, nil))))
+		_, err = a.Authorize(bearer(oidctest.Token(t, key, job(iss, nil))))
 		requireUnavailable(t, err)
-		i.set(func(i *issuer) { i.jwks = nil })
+		i.Set(func(i *oidctest.Issuer) { i.KeySet = nil })
 		time.Sleep(5 * time.Minute)
-		_, err = a.Authorize(bearer(token(t, key, job(iss, nil))))
+		_, err = a.Authorize(bearer(oidctest.Token(t, key, job(iss, nil))))
 		require.NoError(t, err)
 	})
 }
@@ -274,61 +272,63 @@ func (endless) Read(p []byte) (int, error) {
 }
 
 func TestDocumentsThatAreRefused(t *testing.T) {
-	ca := newAuthority(t)
-	key := ecSigner(t, "k1")
+	ca := tlstest.New(t)
+	key := oidctest.NewSigner(t, "k1")
 	text := func(format string, args ...any) func(http.ResponseWriter) {
 		return func(w http.ResponseWriter) { fmt.Fprintf(w, format, args...) }
 	}
-	for name, change := range map[string]func(*issuer){
-		"discovery of another issuer": func(i *issuer) {
-			i.discovery = text(`{"issuer":"https://evil.example.org","jwks_uri":"%s/jwks"}`, i.url)
+	for name, change := range map[string]func(*oidctest.Issuer){
+		"discovery of another issuer": func(i *oidctest.Issuer) {
+			i.Discovery = text(`{"issuer":"https://evil.example.org","jwks_uri":"%s/jwks"}`, i.URL)
 		},
-		"discovery that is no JSON": func(i *issuer) { i.discovery = text(`<html>`) },
-		"discovery without keys":    func(i *issuer) { i.discovery = text(`{"issuer":%q}`, i.url) },
-		"keys over plain HTTP": func(i *issuer) {
-			i.discovery = text(`{"issuer":%q,"jwks_uri":"http://127.0.0.1:9/jwks"}`, i.url)
+		"discovery that is no JSON": func(i *oidctest.Issuer) { i.Discovery = text(`<html>`) },
+		"discovery without keys":    func(i *oidctest.Issuer) { i.Discovery = text(`{"issuer":%q}`, i.URL) },
+		"keys over plain HTTP": func(i *oidctest.Issuer) {
+			i.Discovery = text(`{"issuer":%q,"jwks_uri":"http://127.0.0.1:9/jwks"}`, i.URL)
 		},
-		"a redirect to plain HTTP": func(i *issuer) {
-			i.jwks = func(w http.ResponseWriter) {
+		"a redirect to plain HTTP": func(i *oidctest.Issuer) {
+			i.KeySet = func(w http.ResponseWriter) {
 				w.Header().Set("Location", "http://127.0.0.1:9/jwks")
 				w.WriteHeader(http.StatusFound)
 			}
 		},
-		"redirects without an end": func(i *issuer) {
-			i.jwks = func(w http.ResponseWriter) {
-				w.Header().Set("Location", i.url+"/jwks")
+		"redirects without an end": func(i *oidctest.Issuer) {
+			i.KeySet = func(w http.ResponseWriter) {
+				w.Header().Set("Location", i.URL+"/jwks")
 				w.WriteHeader(http.StatusFound)
 			}
 		},
-		"discovery without an end": func(i *issuer) {
-			i.discovery = func(w http.ResponseWriter) { _, _ = io.Copy(w, zeros(4<<20)) }
+		"discovery without an end": func(i *oidctest.Issuer) {
+			i.Discovery = func(w http.ResponseWriter) { _, _ = io.Copy(w, zeros(4<<20)) }
 		},
-		"keys without an end": func(i *issuer) {
-			i.jwks = func(w http.ResponseWriter) { _, _ = io.Copy(w, zeros(4<<20)) }
+		"keys without an end": func(i *oidctest.Issuer) {
+			i.KeySet = func(w http.ResponseWriter) { _, _ = io.Copy(w, zeros(4<<20)) }
 		},
-		"keys that grow when they are decompressed": func(i *issuer) {
-			i.jwks = func(w http.ResponseWriter) {
+		"keys that grow when they are decompressed": func(i *oidctest.Issuer) {
+			i.KeySet = func(w http.ResponseWriter) {
 				w.Header().Set("Content-Encoding", "gzip")
 				z := gzip.NewWriter(w)
 				_, _ = io.Copy(z, zeros(64<<20))
 				_ = z.Close()
 			}
 		},
-		"keys that are none":       func(i *issuer) { i.jwks = text(`{"keys":[]}`) },
-		"keys of other kinds":      func(i *issuer) { i.jwks = text(`{"keys":[{"kty":"oct","kid":"k1","k":"c2VjcmV0"},{"kty":"X"},1]}`) },
-		"keys for encryption":      func(i *issuer) { i.useKeysFor("enc") },
-		"more keys than there are": func(i *issuer) { i.jwks = text(`{"keys":[%s1]}`, strings.Repeat("1,", 64)) },
+		"keys that are none": func(i *oidctest.Issuer) { i.KeySet = text(`{"keys":[]}`) },
+		"keys of other kinds": func(i *oidctest.Issuer) {
+			i.KeySet = text(`{"keys":[{"kty":"oct","kid":"k1","k":"c2VjcmV0"},{"kty":"X"},1]}`)
+		},
+		"keys for encryption":      func(i *oidctest.Issuer) { useKeysFor(i, "enc") },
+		"more keys than there are": func(i *oidctest.Issuer) { i.KeySet = text(`{"keys":[%s1]}`, strings.Repeat("1,", 64)) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			i := newIssuer("", key)
-			ca.serve(t, i)
-			i.set(change)
+			i := oidctest.New("", key)
+			i.Serve(t, ca)
+			i.Set(change)
 			var logged bytes.Buffer
-			a, err := oidc.New([]oidc.Issuer{rule(i.url)}, &oidc.Options{
-				Transport: ca.transport(t), Logger: slog.New(slog.NewTextHandler(&logged, nil)),
+			a, err := oidc.New([]oidc.Issuer{rule(i.URL)}, &oidc.Options{
+				Transport: ca.Transport(t), Logger: slog.New(slog.NewTextHandler(&logged, nil)),
 			})
 			require.NoError(t, err)
-			_, err = a.Authorize(bearer(token(t, key, job(i.url, nil))))
+			_, err = a.Authorize(bearer(oidctest.Token(t, key, job(i.URL, nil))))
 			requireUnavailable(t, err)
 			require.NoError(t, a.Close())
 			require.Contains(t, logged.String(), "keys of an OIDC issuer not fetched")
@@ -337,32 +337,32 @@ func TestDocumentsThatAreRefused(t *testing.T) {
 	}
 }
 
-// useKeysFor gives all keys another use.
-func (i *issuer) useKeysFor(use string) {
-	for n := range i.keys {
-		i.keys[n].Use = use
+// useKeysFor gives all of an issuer's keys another use.
+func useKeysFor(i *oidctest.Issuer, use string) {
+	for n := range i.Keys {
+		i.Keys[n].Use = use
 	}
 }
 
 func TestOneKeyOfAnUnknownKindDoesNotHideOthers(t *testing.T) {
-	key := ecSigner(t, "k1")
-	i := newIssuer(iss, key)
-	known := marshal(t, i.keys[0])
-	i.jwks = func(w http.ResponseWriter) {
+	key := oidctest.NewSigner(t, "k1")
+	i := oidctest.New(iss, key)
+	known := marshal(t, i.Keys[0])
+	i.KeySet = func(w http.ResponseWriter) {
 		fmt.Fprintf(w, `{"keys":[{"kty":"OKP","crv":"Ed448","kid":"x","x":"AA"},{"kty":"AKP","alg":"ML-DSA-44"},%s]}`, known)
 	}
 	a := newAuthorizer(t, i, rule(iss))
-	_, err := a.Authorize(bearer(token(t, key, job(iss, nil))))
+	_, err := a.Authorize(bearer(oidctest.Token(t, key, job(iss, nil))))
 	require.NoError(t, err)
 }
 
 func TestNobodyIsAskedForTokensThatCannotBeRight(t *testing.T) {
 	a := newAuthorizer(t, network{"issuer.example.org": panics{}}, rule(iss))
-	key := ecSigner(t, "k1")
+	key := oidctest.NewSigner(t, "k1")
 	for name, text := range map[string]string{
-		"another issuer": token(t, key, job("https://evil.example.org", nil)),
-		"alg none":       compact(t, map[string]any{"alg": "none"}, job(iss, nil), func([]byte) []byte { return nil }),
-		"no issuer":      token(t, key, job(iss, map[string]any{"iss": nil})),
+		"another issuer": oidctest.Token(t, key, job("https://evil.example.org", nil)),
+		"alg none":       oidctest.Compact(t, map[string]any{"alg": "none"}, job(iss, nil), func([]byte) []byte { return nil }),
+		"no issuer":      oidctest.Token(t, key, job(iss, map[string]any{"iss": nil})),
 	} {
 		_, err := a.Authorize(bearer(text))
 		require.ErrorIs(t, err, httpcache.ErrBadCredential, name)
@@ -374,10 +374,10 @@ type panics struct{}
 func (panics) RoundTrip(*http.Request) (*http.Response, error) { panic("asked") }
 
 func TestManyAtOnce(t *testing.T) {
-	key := ecSigner(t, "k1")
-	i := newIssuer(iss, key)
+	key := oidctest.NewSigner(t, "k1")
+	i := oidctest.New(iss, key)
 	a := newAuthorizer(t, i, rule(iss))
-	good, bad := token(t, key, job(iss, nil)), token(t, ecSigner(t, "k1"), job(iss, nil))
+	good, bad := oidctest.Token(t, key, job(iss, nil)), oidctest.Token(t, oidctest.NewSigner(t, "k1"), job(iss, nil))
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
@@ -392,5 +392,5 @@ func TestManyAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	require.Equal(t, 1, i.count("/jwks"))
+	require.Equal(t, 1, i.Count("/jwks"))
 }

@@ -1,6 +1,7 @@
 package oidc_test
 
 import (
+	"crypto"
 	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/x509"
@@ -15,15 +16,17 @@ import (
 
 	"github.com/voidnxlab/nixtrap/httpcache"
 	"github.com/voidnxlab/nixtrap/httpcache/oidc"
+	"github.com/voidnxlab/nixtrap/internal/oidctest"
+	"github.com/voidnxlab/nixtrap/internal/tlstest"
 )
 
 func TestAuthorizeOverTLS(t *testing.T) {
-	ca := newAuthority(t)
+	ca := tlstest.New(t)
 	key := rsaSigner("k1", 0)
-	i := newIssuer("", key)
-	ca.serve(t, i)
-	a := newAuthorizer(t, ca.transport(t), rule(i.url))
-	text := token(t, key, job(i.url, nil))
+	i := oidctest.New("", key)
+	i.Serve(t, ca)
+	a := newAuthorizer(t, ca.Transport(t), rule(i.URL))
+	text := oidctest.Token(t, key, job(i.URL, nil))
 	want := &httpcache.Identity{Name: "voidnx/nixtrap", Scopes: httpcache.ScopeRead | httpcache.ScopePush, Caches: []string{"team"}}
 
 	got, err := a.Authorize(bearer(text))
@@ -35,16 +38,16 @@ func TestAuthorizeOverTLS(t *testing.T) {
 	got, err = a.Authorize(netrc)
 	require.NoError(t, err)
 	require.Equal(t, want, got)
-	require.Equal(t, 1, i.count("/jwks"), "the keys are kept")
-	require.Equal(t, 1, i.count("/.well-known/openid-configuration"))
+	require.Equal(t, 1, i.Count("/jwks"), "the keys are kept")
+	require.Equal(t, 1, i.Count("/.well-known/openid-configuration"))
 }
 
 func TestAnIssuerWithAnotherAuthoritysCertificateIsNotTrusted(t *testing.T) {
 	key := rsaSigner("k1", 0)
-	i := newIssuer("", key)
-	newAuthority(t).serve(t, i)
-	a := newAuthorizer(t, newAuthority(t).transport(t), rule(i.url))
-	_, err := a.Authorize(bearer(token(t, key, job(i.url, nil))))
+	i := oidctest.New("", key)
+	i.Serve(t, tlstest.New(t))
+	a := newAuthorizer(t, tlstest.New(t).Transport(t), rule(i.URL))
+	_, err := a.Authorize(bearer(oidctest.Token(t, key, job(i.URL, nil))))
 	require.ErrorContains(t, err, "not available")
 	require.NotErrorIs(t, err, httpcache.ErrBadCredential)
 }
@@ -52,35 +55,39 @@ func TestAnIssuerWithAnotherAuthoritysCertificateIsNotTrusted(t *testing.T) {
 func TestAlgorithms(t *testing.T) {
 	rs, ed := rsaKeys()[0], newEdKey(t)
 	p256, p384, p521 := newECKey(t, elliptic.P256()), newECKey(t, elliptic.P384()), newECKey(t, elliptic.P521())
-	for _, s := range []signer{
-		{"a", "RS256", rs}, {"a", "RS384", rs}, {"a", "RS512", rs}, {"a", "PS256", rs}, {"a", "PS384", rs}, {"a", "PS512", rs},
-		{"a", "ES256", p256}, {"a", "ES384", p384}, {"a", "ES512", p521}, {"a", "EdDSA", ed},
+	for _, c := range []struct {
+		algorithm string
+		private   crypto.Signer
+	}{
+		{"RS256", rs}, {"RS384", rs}, {"RS512", rs}, {"PS256", rs}, {"PS384", rs}, {"PS512", rs},
+		{"ES256", p256}, {"ES384", p384}, {"ES512", p521}, {"EdDSA", ed},
 	} {
-		t.Run(s.alg, func(t *testing.T) {
+		t.Run(c.algorithm, func(t *testing.T) {
+			s := signer("a", c.algorithm, c.private)
 			published := s
-			published.alg = "" // for all that suit the key
-			a := newAuthorizer(t, newIssuer(iss, published), rule(iss))
-			_, err := a.Authorize(bearer(token(t, s, job(iss, nil))))
+			published.Algorithm = "" // for all that suit the key
+			a := newAuthorizer(t, oidctest.New(iss, published), rule(iss))
+			_, err := a.Authorize(bearer(oidctest.Token(t, s, job(iss, nil))))
 			require.NoError(t, err)
 		})
 	}
 	t.Run("a key for another algorithm", func(t *testing.T) {
-		a := newAuthorizer(t, newIssuer(iss, signer{"a", "PS256", rs}), rule(iss))
-		_, err := a.Authorize(bearer(token(t, signer{"a", "RS256", rs}, job(iss, nil))))
+		a := newAuthorizer(t, oidctest.New(iss, signer("a", "PS256", rs)), rule(iss))
+		_, err := a.Authorize(bearer(oidctest.Token(t, signer("a", "RS256", rs), job(iss, nil))))
 		require.ErrorIs(t, err, httpcache.ErrBadCredential)
 	})
 	t.Run("a short RSA key", func(t *testing.T) {
 		short := rsaSigner("short", 2)
-		a := newAuthorizer(t, newIssuer(iss, short, rsaSigner("a", 0)), rule(iss))
+		a := newAuthorizer(t, oidctest.New(iss, short, rsaSigner("a", 0)), rule(iss))
 		claims := job(iss, nil)
 		header := map[string]any{"alg": "RS256", "kid": "short"}
-		_, err := a.Authorize(bearer(compact(t, header, claims, func([]byte) []byte { return make([]byte, 128) })))
+		_, err := a.Authorize(bearer(oidctest.Compact(t, header, claims, func([]byte) []byte { return make([]byte, 128) })))
 		require.ErrorIs(t, err, httpcache.ErrBadCredential)
 		require.ErrorContains(t, err, `no key "short"`)
 	})
 	t.Run("a token without a kid", func(t *testing.T) {
-		a := newAuthorizer(t, newIssuer(iss, rsaSigner("a", 0), rsaSigner("b", 1)), rule(iss))
-		_, err := a.Authorize(bearer(token(t, rsaSigner("", 1), job(iss, nil))))
+		a := newAuthorizer(t, oidctest.New(iss, rsaSigner("a", 0), rsaSigner("b", 1)), rule(iss))
+		_, err := a.Authorize(bearer(oidctest.Token(t, rsaSigner("", 1), job(iss, nil))))
 		require.NoError(t, err)
 	})
 }
@@ -88,15 +95,15 @@ func TestAlgorithms(t *testing.T) {
 // Everything that a forger might try, each one change away from a token that is right.
 func TestForgeries(t *testing.T) {
 	const other = "https://other.example.org"
-	key, stranger, otherKey := rsaSigner("k1", 0), rsaSigner("k1", 1), signer{"o1", "ES256", newECKey(t, elliptic.P256())}
-	a := newAuthorizer(t, network{"issuer.example.org": newIssuer(iss, key), "other.example.org": newIssuer(other, otherKey)},
+	key, stranger, otherKey := rsaSigner("k1", 0), rsaSigner("k1", 1), signer("o1", "ES256", newECKey(t, elliptic.P256()))
+	a := newAuthorizer(t, network{"issuer.example.org": oidctest.New(iss, key), "other.example.org": oidctest.New(other, otherKey)},
 		rule(iss), rule(other))
-	_, err := a.Authorize(bearer(token(t, key, job(iss, nil))))
+	_, err := a.Authorize(bearer(oidctest.Token(t, key, job(iss, nil))))
 	require.NoError(t, err)
-	_, err = a.Authorize(bearer(token(t, otherKey, job(other, nil))))
+	_, err = a.Authorize(bearer(oidctest.Token(t, otherKey, job(other, nil))))
 	require.NoError(t, err)
 
-	good := token(t, key, job(iss, nil))
+	good := oidctest.Token(t, key, job(iss, nil))
 	parts := strings.Split(good, ".")
 	public := rsaKeys()[0].Public().(*rsa.PublicKey)
 	pkix, err := x509.MarshalPKIXPublicKey(public)
@@ -104,27 +111,29 @@ func TestForgeries(t *testing.T) {
 	pemText := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: pkix})
 	nothing := func([]byte) []byte { return nil }
 	now := time.Now().Unix()
-	claim := func(name string, value any) string { return token(t, key, job(iss, map[string]any{name: value})) }
+	claim := func(name string, value any) string {
+		return oidctest.Token(t, key, job(iss, map[string]any{name: value}))
+	}
 	attackersKey := newECKey(t, elliptic.P256())
 
 	for _, c := range []struct{ name, text, says string }{
-		{"another key under the same kid", token(t, stranger, job(iss, nil)), "signature"},
-		{"an unknown kid", token(t, rsaSigner("k2", 1), job(iss, nil)), `no key "k2"`},
-		{"alg none", compact(t, map[string]any{"alg": "none", "kid": "k1"}, job(iss, nil), nothing), `signed by "none"`},
-		{"alg NonE", compact(t, map[string]any{"alg": "NonE"}, job(iss, nil), nothing), `signed by "NonE"`},
+		{"another key under the same kid", oidctest.Token(t, stranger, job(iss, nil)), "signature"},
+		{"an unknown kid", oidctest.Token(t, rsaSigner("k2", 1), job(iss, nil)), `no key "k2"`},
+		{"alg none", oidctest.Compact(t, map[string]any{"alg": "none", "kid": "k1"}, job(iss, nil), nothing), `signed by "none"`},
+		{"alg NonE", oidctest.Compact(t, map[string]any{"alg": "NonE"}, job(iss, nil), nothing), `signed by "NonE"`},
 		{"the signature taken off", parts[0] + "." + parts[1] + ".", "signature"},
-		{"HS256 with the modulus", compact(t, map[string]any{"alg": "HS256", "kid": "k1"}, job(iss, nil), hmacSHA256(public.N.Bytes())), `signed by "HS256"`},
-		{"HS256 with the key as PEM", compact(t, map[string]any{"alg": "HS256", "kid": "k1"}, job(iss, nil), hmacSHA256(pemText)), `signed by "HS256"`},
-		{"HS256 with the key as DER", compact(t, map[string]any{"alg": "HS256", "kid": "k1"}, job(iss, nil), hmacSHA256(pkix)), `signed by "HS256"`},
-		{"RS256 whose signature is an HMAC", compact(t, map[string]any{"alg": "RS256", "kid": "k1"}, job(iss, nil), hmacSHA256(pemText)), "signature"},
-		{"a key of its own in the header", ownKey(t, signer{"k1", "ES256", attackersKey}, job(iss, nil)), ""},
-		{"claims changed after signing", parts[0] + "." + b64(marshal(t, job(iss, map[string]any{"repository": "voidnx/other"}))) + "." + parts[2], "signature"},
-		{"issuer confusion: signed by the other", token(t, otherKey, job(iss, nil)), `no key "o1"`},
-		{"issuer confusion: named the other", token(t, key, job(other, nil)), `no key "k1"`},
-		{"issuer confusion: the other's kid", token(t, signer{"o1", "RS256", rsaKeys()[0]}, job(other, nil)), `no key "o1"`},
-		{"an issuer that nobody knows", token(t, key, job("https://evil.example.org", nil)), "no issuer"},
-		{"an issuer with a slash more", token(t, key, job(iss+"/", nil)), "no issuer"},
-		{"an issuer in another case", token(t, key, job(strings.ToUpper(iss), nil)), "no issuer"},
+		{"HS256 with the modulus", oidctest.Compact(t, map[string]any{"alg": "HS256", "kid": "k1"}, job(iss, nil), hmacSHA256(public.N.Bytes())), `signed by "HS256"`},
+		{"HS256 with the key as PEM", oidctest.Compact(t, map[string]any{"alg": "HS256", "kid": "k1"}, job(iss, nil), hmacSHA256(pemText)), `signed by "HS256"`},
+		{"HS256 with the key as DER", oidctest.Compact(t, map[string]any{"alg": "HS256", "kid": "k1"}, job(iss, nil), hmacSHA256(pkix)), `signed by "HS256"`},
+		{"RS256 whose signature is an HMAC", oidctest.Compact(t, map[string]any{"alg": "RS256", "kid": "k1"}, job(iss, nil), hmacSHA256(pemText)), "signature"},
+		{"a key of its own in the header", ownKey(t, signer("k1", "ES256", attackersKey), job(iss, nil)), ""},
+		{"claims changed after signing", parts[0] + "." + oidctest.Base64(marshal(t, job(iss, map[string]any{"repository": "voidnx/other"}))) + "." + parts[2], "signature"},
+		{"issuer confusion: signed by the other", oidctest.Token(t, otherKey, job(iss, nil)), `no key "o1"`},
+		{"issuer confusion: named the other", oidctest.Token(t, key, job(other, nil)), `no key "k1"`},
+		{"issuer confusion: the other's kid", oidctest.Token(t, signer("o1", "RS256", rsaKeys()[0]), job(other, nil)), `no key "o1"`},
+		{"an issuer that nobody knows", oidctest.Token(t, key, job("https://evil.example.org", nil)), "no issuer"},
+		{"an issuer with a slash more", oidctest.Token(t, key, job(iss+"/", nil)), "no issuer"},
+		{"an issuer in another case", oidctest.Token(t, key, job(strings.ToUpper(iss), nil)), "no issuer"},
 		{"no issuer", claim("iss", nil), "no issuer"},
 		{"an issuer that is a list", claim("iss", []string{iss}), "no issuer"},
 		{"another audience", claim("aud", "https://other.example.org"), `it is for "https://other.example.org"`},
@@ -136,17 +145,17 @@ func TestForgeries(t *testing.T) {
 		{"the pattern in the middle", claim("repository", "evil/voidnx/nixtrap"), "its repository"},
 		{"no repository", claim("repository", nil), "its repository is absent"},
 		{"a repository that is an object", claim("repository", map[string]any{"voidnx/nixtrap": 1}), "its repository is absent"},
-		{"the claim in another case", token(t, key, job(iss, map[string]any{"repository": nil, "Repository": "voidnx/nixtrap"})), "absent"},
+		{"the claim in another case", oidctest.Token(t, key, job(iss, map[string]any{"repository": nil, "Repository": "voidnx/nixtrap"})), "absent"},
 		{"expired", claim("exp", now-61), "expired"},
 		{"never expiring", claim("exp", nil), "never expires"},
-		{"expiry null", token(t, key, nullClaim(job(iss, nil), "exp")), ""},
+		{"expiry null", oidctest.Token(t, key, nullClaim(job(iss, nil), "exp")), ""},
 		{"expiry in words", claim("exp", "tomorrow"), ""},
 		{"not yet valid", claim("nbf", now+90), "nbf is to come"},
 		{"issued in time to come", claim("iat", now+90), "iat is to come"},
 		{"issued in a time that overflows", claim("iat", 1e300), ""},
 		{"never issued", claim("iat", nil), "when it was issued"},
-		{"another type", compact(t, map[string]any{"alg": "RS256", "kid": "k1", "typ": "logout+jwt"}, job(iss, nil), nothing), `type "logout+jwt"`},
-		{"claims that are no object", parts[0] + "." + b64([]byte(`["a"]`)) + "." + parts[2], "no JSON object"},
+		{"another type", oidctest.Compact(t, map[string]any{"alg": "RS256", "kid": "k1", "typ": "logout+jwt"}, job(iss, nil), nothing), `type "logout+jwt"`},
+		{"claims that are no object", parts[0] + "." + oidctest.Base64([]byte(`["a"]`)) + "." + parts[2], "no JSON object"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			identity, err := a.Authorize(bearer(c.text))
@@ -159,10 +168,10 @@ func TestForgeries(t *testing.T) {
 }
 
 // ownKey is a token whose header brings the key that checks it.
-func ownKey(t *testing.T, s signer, claims map[string]any) string {
-	key := s.private.Public()
-	header := map[string]any{"alg": s.alg, "kid": s.kid, "jwk": jwk(key), "jku": "https://evil.example.org/jwks"}
-	return compact(t, header, claims, func(message []byte) []byte { return signES256(t, s.private, message) })
+func ownKey(t *testing.T, s oidctest.Signer, claims map[string]any) string {
+	key := s.Private.Public()
+	header := map[string]any{"alg": s.Algorithm, "kid": s.KeyID, "jwk": jwk(key), "jku": "https://evil.example.org/jwks"}
+	return oidctest.Compact(t, header, claims, func(message []byte) []byte { return signES256(t, s.Private, message) })
 }
 
 func nullClaim(claims map[string]any, name string) map[string]any {
@@ -172,9 +181,9 @@ func nullClaim(claims map[string]any, name string) map[string]any {
 
 // Truncated and mangled tokens are refused: as bad ones or, where they are no JWT any more, as none.
 func TestMangledTokensAreRefused(t *testing.T) {
-	key := signer{"k1", "ES256", newECKey(t, elliptic.P256())}
-	a := newAuthorizer(t, newIssuer(iss, key), rule(iss))
-	text := token(t, key, job(iss, nil))
+	key := signer("k1", "ES256", newECKey(t, elliptic.P256()))
+	a := newAuthorizer(t, oidctest.New(iss, key), rule(iss))
+	text := oidctest.Token(t, key, job(iss, nil))
 	for n := range text {
 		_, err := a.Authorize(bearer(text[:n]))
 		require.Error(t, err, "cut to %d bytes", n)
@@ -195,7 +204,7 @@ func TestWhatIsNoJWTIsNoCredentialOfThisKind(t *testing.T) {
 	password.SetBasicAuth("a", "one.two.three")
 	for name, r := range map[string]*http.Request{
 		"nothing": plain, "password": password, "our own token": bearer("nixtrap_aaaaaaaaaa_bbbb"), "two dots": bearer("a.b.c"),
-		"JWE": bearer(b64([]byte(`{"alg":"RSA-OAEP"}`)) + ".a.b.c.d"),
+		"JWE": bearer(oidctest.Base64([]byte(`{"alg":"RSA-OAEP"}`)) + ".a.b.c.d"),
 	} {
 		_, err := a.Authorize(r)
 		require.ErrorIs(t, err, httpcache.ErrNoCredential, name)
@@ -203,8 +212,8 @@ func TestWhatIsNoJWTIsNoCredentialOfThisKind(t *testing.T) {
 }
 
 func TestClaims(t *testing.T) {
-	key := signer{"k1", "ES256", newECKey(t, elliptic.P256())}
-	i := newIssuer(iss, key)
+	key := signer("k1", "ES256", newECKey(t, elliptic.P256()))
+	i := oidctest.New(iss, key)
 	now := time.Now().Unix()
 	for _, c := range []struct {
 		name    string
@@ -236,7 +245,7 @@ func TestClaims(t *testing.T) {
 			r := rule(iss)
 			r.Claims = c.bound
 			a := newAuthorizer(t, i, r)
-			_, err := a.Authorize(bearer(token(t, key, job(iss, c.changes))))
+			_, err := a.Authorize(bearer(oidctest.Token(t, key, job(iss, c.changes))))
 			if c.want {
 				require.NoError(t, err)
 				return
@@ -247,8 +256,8 @@ func TestClaims(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	key := signer{"k1", "ES256", newECKey(t, elliptic.P256())}
-	i := newIssuer(iss, key)
+	key := signer("k1", "ES256", newECKey(t, elliptic.P256()))
+	i := oidctest.New(iss, key)
 	for _, c := range []struct {
 		name, template string
 		changes        map[string]any
@@ -269,7 +278,7 @@ func TestNames(t *testing.T) {
 			r := rule(iss)
 			r.Name = c.template
 			a := newAuthorizer(t, i, r)
-			got, err := a.Authorize(bearer(token(t, key, job(iss, c.changes))))
+			got, err := a.Authorize(bearer(oidctest.Token(t, key, job(iss, c.changes))))
 			if c.want == "" {
 				require.ErrorIs(t, err, httpcache.ErrBadCredential)
 				return
@@ -281,23 +290,23 @@ func TestNames(t *testing.T) {
 }
 
 func TestSeveralRulesForOneIssuer(t *testing.T) {
-	key := signer{"k1", "ES256", newECKey(t, elliptic.P256())}
-	i := newIssuer(iss, key)
+	key := signer("k1", "ES256", newECKey(t, elliptic.P256()))
+	i := oidctest.New(iss, key)
 	pushes, reads := rule(iss), rule(iss)
 	pushes.Claims = map[string][]string{"repository": {"voidnx/*"}, "ref": {"refs/heads/main"}}
 	reads.Scopes, reads.Audience = httpcache.ScopeRead, "reading"
 	a := newAuthorizer(t, i, pushes, reads)
-	got, err := a.Authorize(bearer(token(t, key, job(iss, nil))))
+	got, err := a.Authorize(bearer(oidctest.Token(t, key, job(iss, nil))))
 	require.NoError(t, err)
 	require.True(t, got.Allows(httpcache.ScopePush, "team"))
-	got, err = a.Authorize(bearer(token(t, key, job(iss, map[string]any{"aud": []string{"reading", audience}, "ref": "refs/pull/1"}))))
+	got, err = a.Authorize(bearer(oidctest.Token(t, key, job(iss, map[string]any{"aud": []string{"reading", audience}, "ref": "refs/pull/1"}))))
 	require.NoError(t, err)
 	require.Equal(t, httpcache.ScopeRead, got.Scopes)
-	_, err = a.Authorize(bearer(token(t, key, job(iss, map[string]any{"ref": "refs/pull/1"}))))
+	_, err = a.Authorize(bearer(oidctest.Token(t, key, job(iss, map[string]any{"ref": "refs/pull/1"}))))
 	require.ErrorIs(t, err, httpcache.ErrBadCredential)
 	require.ErrorContains(t, err, "its ref", "each rule's reason is for the log")
 	require.ErrorContains(t, err, `not for "reading"`)
-	require.Equal(t, 1, i.count("/jwks"), "they share keys")
+	require.Equal(t, 1, i.Count("/jwks"), "they share keys")
 }
 
 func TestSettingsThatAreRefused(t *testing.T) {
@@ -361,12 +370,12 @@ func TestSettingsThatAreRefused(t *testing.T) {
 }
 
 func TestSettingsAreCopied(t *testing.T) {
-	key := signer{"k1", "ES256", newECKey(t, elliptic.P256())}
+	key := signer("k1", "ES256", newECKey(t, elliptic.P256()))
 	r := rule(iss)
-	a := newAuthorizer(t, newIssuer(iss, key), r)
+	a := newAuthorizer(t, oidctest.New(iss, key), r)
 	r.Claims["repository"][0], r.Caches[0] = "nobody/*", "other"
 	delete(r.Claims, "repository")
-	got, err := a.Authorize(bearer(token(t, key, job(iss, nil))))
+	got, err := a.Authorize(bearer(oidctest.Token(t, key, job(iss, nil))))
 	require.NoError(t, err)
 	require.Equal(t, []string{"team"}, got.Caches)
 }
