@@ -173,6 +173,27 @@ func TestAnyOf(t *testing.T) {
 	}
 }
 
+// A client is told what is the matter with its credential, and an authorizer's own words are for the log.
+func TestAnswersSayWhetherACredentialIsWantedWrongOrUnchecked(t *testing.T) {
+	for name, row := range map[string]struct {
+		access   answers
+		status   int
+		sentence string
+	}{
+		"none":      {answers{err: httpcache.ErrNoCredential}, 401, "a credential is needed\n"},
+		"bad":       {answers{err: fmt.Errorf("%w: why", httpcache.ErrBadCredential)}, 401, "the credential is not valid here, or not any more\n"},
+		"unchecked": {answers{err: errors.New("why")}, 503, "the credential cannot be checked now\n"},
+		"no right":  {answers{identity: &httpcache.Identity{Name: "why"}}, 403, "forbidden\n"},
+	} {
+		h := newHandler(t, newWorld(), &httpcache.Options{Access: &row.access, Private: true})
+		r := get(h, "/nix-cache-info")
+		require.Equal(t, row.status, r.StatusCode, name)
+		require.Equal(t, row.sentence, string(body(t, r)), name)
+		require.Equal(t, row.status == 401, r.Header.Get("WWW-Authenticate") != "", name)
+		require.Equal(t, row.status == 503, r.Header.Get("Retry-After") != "", name)
+	}
+}
+
 // office knows everybody who says the word.
 type office struct{}
 

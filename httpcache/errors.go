@@ -31,6 +31,9 @@ const (
 // errUnavailable is a store that cannot answer, found out by a health check.
 var errUnavailable = errors.New("httpcache: the store cannot answer")
 
+// errUnchecked is an Authorizer that could not tell, whose own error comes with it.
+var errUnchecked = errors.New("httpcache: the credential cannot be checked")
+
 // notFound is ErrNotFound, with a reason that only a log would see.
 func notFound(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", store.ErrNotFound, fmt.Sprintf(format, args...))
@@ -63,6 +66,9 @@ func statusOf(err error) (status int, sentence string) {
 	}
 	if errors.Is(err, errUnavailable) {
 		return http.StatusServiceUnavailable, "unavailable"
+	}
+	if errors.Is(err, errUnchecked) {
+		return http.StatusServiceUnavailable, "the credential cannot be checked now"
 	}
 	for _, e := range absent {
 		if errors.Is(err, e) {

@@ -19,11 +19,14 @@ const DefaultReadStall = time.Minute
 // deniedError is a request without the right that it needs. 401 asks for a credential, 403 says that there is one.
 type deniedError struct {
 	status   int
-	sentence string // for the client
+	sentence string // for the client: of its own credential alone, and never why
 	cause    error  // for the log
 }
 
-const needCredential = "a credential is needed"
+const (
+	needCredential = "a credential is needed"
+	badCredential  = "the credential is not valid here, or not any more"
+)
 
 func (e deniedError) Error() string { return "denied: " + e.cause.Error() }
 
@@ -37,9 +40,9 @@ func (a *answer) authorize() error {
 	case errors.Is(err, ErrNoCredential):
 		return nil
 	case errors.Is(err, ErrBadCredential):
-		return deniedError{http.StatusUnauthorized, needCredential, err}
+		return deniedError{http.StatusUnauthorized, badCredential, err}
 	case err != nil:
-		return err
+		return fmt.Errorf("%w: %w", errUnchecked, err)
 	}
 	a.identity = identity
 	return nil
