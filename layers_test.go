@@ -62,6 +62,7 @@ var layers = map[string][]string{
 	"internal/narfile":   {"narinfo", "store"},
 	"internal/oidctest":  {},
 	"internal/pause":     {},
+	"internal/peer":      {},
 	"internal/pgtest":    {},
 	"internal/plainhttp": {},
 	"internal/realnix":   {},

@@ -1,16 +1,11 @@
 // Package s3test runs a real S3 server in tests: versitygw over a folder of the test's own, at a free port of the
-// loopback. `.ci/versitygw` installs it.
-//
-// A test is skipped with a line that says so where the program is not in $NIXTRAP_TOOLS (~/.cache/nixtrap/bin by
-// default) or on the PATH; with NIXTRAP_REQUIRE_NIX set it fails instead.
+// loopback. `.ci/versitygw` installs it; package peer says what happens where it is not there.
 package s3test
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -21,6 +16,8 @@ import (
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
+
+	"github.com/voidnxlab/nixtrap/internal/peer"
 )
 
 // Region is the servers' region.
@@ -56,7 +53,7 @@ func Start(t testing.TB) *Server {
 			t.Fatal(err)
 		}
 	}
-	s.run(t, program(t))
+	s.run(t)
 	if err := s.Client(t).MakeBucket(t.Context(), s.Bucket, minio.MakeBucketOptions{}); err != nil {
 		t.Fatalf("s3test: %v", err)
 	}
@@ -115,92 +112,24 @@ func (s *Server) Uploads(t testing.TB) []string {
 	return ids
 }
 
-// program finds versitygw.
-func program(t testing.TB) string {
+// run starts the server. A path that nobody else has shows that who answers is ours.
+func (s *Server) run(t testing.TB) {
 	t.Helper()
-	dir := os.Getenv("NIXTRAP_TOOLS")
-	if dir == "" {
-		cache, err := os.UserCacheDir()
-		if err == nil {
-			dir = filepath.Join(cache, "nixtrap", "bin")
-		}
-	}
-	for _, name := range []string{filepath.Join(dir, "versitygw"), "versitygw"} {
-		if found, err := exec.LookPath(name); err == nil {
-			return found
-		}
-	}
-	const why = "no versitygw here: run .ci/versitygw"
-	if os.Getenv("NIXTRAP_REQUIRE_NIX") != "" {
-		t.Fatalf("s3test: %s (NIXTRAP_REQUIRE_NIX is set)", why)
-	}
-	t.Skip("s3test: " + why)
-	return ""
-}
-
-// run starts the server. It can't be told to choose a port, so another process may take the one that was free: then
-// it is started again.
-func (s *Server) run(t testing.TB, program string) {
-	t.Helper()
-	var output string
-	for range 5 {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatalf("s3test: %v", err)
-		}
-		s.URL = "http://" + listener.Addr().String()
-		listener.Close()
-		var ok bool
-		if output, ok = s.start(t, program); ok {
-			return
-		}
-	}
-	t.Fatalf("s3test: %s does not start: %s", program, output)
-}
-
-func (s *Server) start(t testing.TB, program string) (output string, ok bool) {
-	t.Helper()
-	// A path that nobody else has shows that who answers is ours.
-	health := "/" + rand.Text()
-	ctx, kill := context.WithCancel(context.WithoutCancel(t.Context()))
-	cmd := exec.CommandContext(ctx, program, "--port", s.Host(), "--region", Region, "--health", health, "--keep-alive",
-		"--quiet", "posix", "--sidecar", s.metadata(), filepath.Dir(s.Dir))
-	cmd.Env = []string{"ROOT_ACCESS_KEY_ID=" + s.AccessKey, "ROOT_SECRET_ACCESS_KEY=" + s.SecretKey}
-	cmd.Dir = filepath.Dir(s.Dir)
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Start(); err != nil {
-		t.Fatalf("s3test: %v", err)
-	}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_ = cmd.Wait() // killed, or the output says why
-	}()
-	if answers(s.URL+health, ended) {
-		t.Cleanup(func() { kill(); <-ended })
-		return "", true
-	}
-	kill()
-	<-ended
-	return out.String(), false
-}
-
-// answers waits until a URL is there, ten seconds at most or as long as the process runs.
-func answers(url string, ended <-chan struct{}) bool {
+	program, health := peer.Program(t, "versitygw"), "/"+rand.Text()
 	client := &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
-		if resp, err := client.Get(url); err == nil {
-			resp.Body.Close()
-			if resp.StatusCode == http.StatusOK {
-				return true
-			}
-		}
-		select {
-		case <-ended:
+	addresses, _ := peer.Serve(t, 1, func(addresses []string) *exec.Cmd {
+		cmd := exec.Command(program, "--port", addresses[0], "--region", Region, "--health", health, "--keep-alive",
+			"--quiet", "posix", "--sidecar", s.metadata(), filepath.Dir(s.Dir))
+		cmd.Env = []string{"ROOT_ACCESS_KEY_ID=" + s.AccessKey, "ROOT_SECRET_ACCESS_KEY=" + s.SecretKey}
+		cmd.Dir = filepath.Dir(s.Dir)
+		return cmd
+	}, func(addresses []string) bool {
+		resp, err := client.Get("http://" + addresses[0] + health)
+		if err != nil {
 			return false
-		case <-time.After(20 * time.Millisecond):
 		}
-	}
-	return false
+		resp.Body.Close()
+		return resp.StatusCode == http.StatusOK
+	})
+	s.URL = "http://" + addresses[0]
 }
