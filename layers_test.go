@@ -49,6 +49,7 @@ var layers = map[string][]string{
 	"offload/host":                       {"offload"},
 	"offload/history":                    {"offload"},
 
+	"internal/acmetest":    {},
 	"internal/archivetest": {},
 	"internal/background":  {},
 	"internal/buffer":      {},

@@ -1,209 +1,124 @@
 package main_test
 
 import (
-	"bytes"
-	"crypto/ecdsa"
-	"crypto/rand"
-	"crypto/sha256"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/asn1"
-	"encoding/base64"
-	"encoding/json"
-	"encoding/pem"
-	"fmt"
-	"math/big"
+	"net"
 	"net/http"
-	"net/http/httptest"
+	"os"
 	"path/filepath"
-	"sync"
+	"strconv"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/voidnxlab/nixtrap/internal/acmetest"
+	"github.com/voidnxlab/nixtrap/internal/realnix"
 )
 
-// fakeCA is as much of a certificate authority (RFC 8555) as one order needs. It proves the TLS-ALPN challenge
-// (RFC 8737) as a real one does, but checks no request's signature.
-type fakeCA struct {
-	t      *testing.T
-	url    string
-	pool   *x509.CertPool
-	issuer certificate
-	key    *ecdsa.PrivateKey
+// acmeHost is a host of which curl, and so Nix, knows by itself that it is this machine (RFC 6761).
+const acmeHost = "cache.localhost"
 
-	mu         sync.Mutex // guards all below
-	target     string     // where the server for every domain is
-	orders     int
-	thumbprint string // of the account's key
-	domain     string
-	status     string // of the order
-	leaf       []byte // DER
+// acmeServer is a narserved that gets its certificates from an authority of the test's own.
+type acmeServer struct {
+	address   string
+	state     string
+	authority *acmetest.Server
+	args      []string
 }
 
-func newFakeCA(t *testing.T) *fakeCA {
-	ca := &fakeCA{t: t, issuer: newCertificate(t, 100, time.Hour), pool: x509.NewCertPool()}
-	block, _ := pem.Decode(ca.issuer.keyPEM)
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+func newACMEServer(t *testing.T, lifetime time.Duration, args ...string) *acmeServer {
+	t.Helper()
+	a := &acmeServer{address: freeAddress(t), state: t.TempDir()}
+	_, text, err := net.SplitHostPort(a.address)
 	require.NoError(t, err)
-	ca.key = key.(*ecdsa.PrivateKey)
-	ca.pool.AddCert(ca.issuer.parsed)
-	server := httptest.NewServer(http.HandlerFunc(ca.serve))
-	t.Cleanup(server.Close)
-	ca.url = server.URL
-	return ca
+	port, err := strconv.Atoi(text)
+	require.NoError(t, err)
+	a.authority = acmetest.Start(t, acmetest.Options{Port: port, Lifetime: lifetime})
+	a.args = append([]string{"--state-dir", a.state, "--listen", a.address, "--acme-domain", acmeHost,
+		"--acme-email", "operator@example.org", "--acme-directory", a.authority.Directory}, args...)
+	return a
 }
 
-func (ca *fakeCA) serve(w http.ResponseWriter, r *http.Request) {
-	ca.mu.Lock()
-	defer ca.mu.Unlock()
-	w.Header().Set("Replay-Nonce", rand.Text())
-	protected, payload := decodeJWS(r)
-	switch r.URL.Path {
-	case "/directory":
-		ca.reply(w, http.StatusOK, map[string]any{
-			"newNonce": ca.url + "/nonce", "newAccount": ca.url + "/account", "newOrder": ca.url + "/order",
-			"revokeCert": ca.url + "/revoke", "keyChange": ca.url + "/change",
-		})
-	case "/account":
-		ca.thumbprint = thumbprint(protected)
-		w.Header().Set("Location", ca.url+"/account/1")
-		ca.reply(w, http.StatusCreated, map[string]any{"status": "valid"})
-	case "/order":
-		var order struct{ Identifiers []struct{ Value string } }
-		_ = json.Unmarshal(payload, &order)
-		ca.orders++
-		ca.domain, ca.status = order.Identifiers[0].Value, "pending"
-		ca.replyOrder(w, http.StatusCreated)
-	case "/authz":
-		ca.reply(w, http.StatusOK, map[string]any{"status": ca.authorization(), "identifier": ca.identifier(),
-			"challenges": []any{ca.challenge()}})
-	case "/challenge":
-		ca.status = "invalid"
-		if err := ca.prove(); err == nil {
-			ca.status = "ready"
-		} else {
-			ca.t.Log("challenge:", err)
-		}
-		ca.reply(w, http.StatusOK, ca.challenge())
-	case "/order/1":
-		ca.replyOrder(w, http.StatusOK)
-	case "/finalize":
-		ca.leaf, ca.status = ca.issue(payload), "valid"
-		ca.replyOrder(w, http.StatusOK)
-	case "/certificate":
-		_ = pem.Encode(w, &pem.Block{Type: "CERTIFICATE", Bytes: ca.leaf})
-		_, _ = w.Write(ca.issuer.certPEM)
+func (a *acmeServer) start(t *testing.T) (d *daemon, url string) {
+	t.Helper()
+	d = startDaemon(t, []string{"SSL_CERT_FILE=" + a.authority.AuthorityFile}, "narserved", a.args...)
+	url = d.url(t)
+	require.Regexp(t, "^https://cache.localhost:", url)
+	return d, url
+}
+
+// fetch asks for a host's nix-cache-info over a new connection and returns the certificate, which the authority's root
+// vouches for.
+func (a *acmeServer) fetch(t *testing.T, host string) (*x509.Certificate, error) {
+	t.Helper()
+	pool := x509.NewCertPool()
+	require.True(t, pool.AppendCertsFromPEM(a.authority.Root))
+	transport := &http.Transport{
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, a.address)
+		},
+		TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: true,
 	}
-}
-
-func (ca *fakeCA) reply(w http.ResponseWriter, status int, v any) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(v)
-}
-
-func (ca *fakeCA) replyOrder(w http.ResponseWriter, status int) {
-	w.Header().Set("Location", ca.url+"/order/1")
-	ca.reply(w, status, map[string]any{"status": ca.status, "identifiers": []any{ca.identifier()},
-		"authorizations": []string{ca.url + "/authz"}, "finalize": ca.url + "/finalize",
-		"certificate": ca.url + "/certificate"})
-}
-
-func (ca *fakeCA) identifier() map[string]string {
-	return map[string]string{"type": "dns", "value": ca.domain}
-}
-
-func (ca *fakeCA) authorization() string {
-	if ca.status == "ready" {
-		return "valid"
-	}
-	return ca.status
-}
-
-func (ca *fakeCA) challenge() map[string]string {
-	return map[string]string{
-		"type": "tls-alpn-01", "url": ca.url + "/challenge", "token": "token", "status": ca.authorization(),
-	}
-}
-
-// prove connects to the domain's server as the challenge demands.
-func (ca *fakeCA) prove() error {
-	conn, err := tls.Dial("tcp", ca.target, &tls.Config{
-		InsecureSkipVerify: true, ServerName: ca.domain, NextProtos: []string{"acme-tls/1"},
-	})
+	defer transport.CloseIdleConnections()
+	resp, err := (&http.Client{Transport: transport, Timeout: time.Minute}).Get("https://" + host + "/nix-cache-info")
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer conn.Close()
-	sum := sha256.Sum256([]byte("token." + ca.thumbprint))
-	want, _ := asn1.Marshal(sum[:])
-	for _, extension := range conn.ConnectionState().PeerCertificates[0].Extensions {
-		if extension.Id.String() == "1.3.6.1.5.5.7.1.31" && bytes.Equal(extension.Value, want) {
-			return nil
-		}
-	}
-	return fmt.Errorf("%s does not show the challenge's digest", ca.target)
-}
-
-func (ca *fakeCA) issue(payload []byte) []byte {
-	var finalize struct{ CSR string }
-	_ = json.Unmarshal(payload, &finalize)
-	der, _ := base64.RawURLEncoding.DecodeString(finalize.CSR)
-	csr, err := x509.ParseCertificateRequest(der)
-	if err != nil {
-		return nil
-	}
-	leaf, _ := x509.CreateCertificate(rand.Reader, &x509.Certificate{
-		SerialNumber: big.NewInt(42), DNSNames: csr.DNSNames,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(90 * 24 * time.Hour),
-	}, ca.issuer.parsed, csr.PublicKey, ca.key)
-	return leaf
-}
-
-func decodeJWS(r *http.Request) (protected, payload []byte) {
-	var jws struct{ Protected, Payload string }
-	_ = json.NewDecoder(r.Body).Decode(&jws)
-	protected, _ = base64.RawURLEncoding.DecodeString(jws.Protected)
-	payload, _ = base64.RawURLEncoding.DecodeString(jws.Payload)
-	return protected, payload
-}
-
-// thumbprint is that of RFC 7638 for the elliptic curve key in a JWS header.
-func thumbprint(protected []byte) string {
-	var header struct {
-		JWK struct{ Crv, Kty, X, Y string }
-	}
-	_ = json.Unmarshal(protected, &header)
-	k := header.JWK
-	sum := sha256.Sum256(fmt.Appendf(nil, `{"crv":%q,"kty":%q,"x":%q,"y":%q}`, k.Crv, k.Kty, k.X, k.Y))
-	return base64.RawURLEncoding.EncodeToString(sum[:])
+	defer resp.Body.Close()
+	require.Equal(t, http.StatusOK, resp.StatusCode)
+	require.Equal(t, 2, resp.ProtoMajor)
+	return resp.TLS.PeerCertificates[0], nil
 }
 
 func TestACMECertificateIsFetchedOnceForTheConfiguredHostOnly(t *testing.T) {
-	ca, state := newFakeCA(t), t.TempDir()
-	args := []string{"--state-dir", state, "--store", newBucket(t).URI(), "--listen", "127.0.0.1:0",
-		"--acme-domain", "cache.test", "--acme-email", "operator@example.org", "--acme-directory", ca.url + "/directory"}
+	top := realnix.Closure(t, 10)
+	a := newACMEServer(t, 0, "--store", "local", "--compression", "none", "--unsigned")
+	var first *x509.Certificate
 	for _, round := range []string{"fetched", "kept over a restart"} {
-		d := startDaemon(t, nil, "narserved", args...)
-		address := d.says(t, `msg=listening address=(\S+) url=https://cache.test:`)[1]
-		ca.mu.Lock()
-		ca.target = address
-		ca.mu.Unlock()
-
-		conn, err := tls.Dial("tcp", address, &tls.Config{
-			ServerName: "cache.test", RootCAs: ca.pool, NextProtos: []string{"h2"},
-		})
+		d, url := a.start(t)
+		cert, err := a.fetch(t, acmeHost)
 		require.NoError(t, err, round)
-		require.Equal(t, "h2", conn.ConnectionState().NegotiatedProtocol)
-		require.NoError(t, conn.Close())
-		_, err = tls.Dial("tcp", address, &tls.Config{ServerName: "other.test", RootCAs: ca.pool})
+		require.Equal(t, []string{acmeHost}, cert.DNSNames)
+		if first == nil {
+			first = cert
+		}
+		require.Equal(t, first.SerialNumber, cert.SerialNumber, round)
+		_, err = a.fetch(t, "other.localhost")
 		require.Error(t, err, "no certificate is asked for another host")
+		require.Equal(t, 1, a.authority.Issued(t), round)
+		for _, file := range []string{"acme_account+key", acmeHost} {
+			info, err := os.Stat(filepath.Join(a.state, "acme", file))
+			require.NoError(t, err)
+			require.EqualValues(t, 0o600, info.Mode(), "%s holds a key", file)
+		}
+		for _, nix := range realnix.All(t) {
+			dir := nix.TempDir(t)
+			require.NoError(t, os.WriteFile(nix.Host(dir)+"/root.pem", a.authority.Root, 0o644))
+			copied := nix.Command(t, "nix", "copy", "--from", url, "--no-check-sigs", "--to", dir+"/store", top)
+			copied.Env = append(copied.Env, "NIX_SSL_CERT_FILE="+dir+"/root.pem")
+			out, err := copied.CombinedOutput()
+			require.NoError(t, err, "%s", out)
+			nix.Run(t, "nix", "store", "verify", "--store", dir+"/store", "--recursive", "--no-trust", top)
+		}
 		d.stop(t)
-
-		ca.mu.Lock()
-		require.Equal(t, 1, ca.orders, round)
-		ca.mu.Unlock()
-		require.FileExists(t, filepath.Join(state, "acme/cache.test"))
 	}
+}
+
+func TestACMECertificateIsRenewedBeforeItEnds(t *testing.T) {
+	a := newACMEServer(t, 10*time.Second, "--store", newBucket(t).URI())
+	a.start(t)
+	first, err := a.fetch(t, acmeHost)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		cert, err := a.fetch(t, acmeHost)
+		return err == nil && cert.SerialNumber.Cmp(first.SerialNumber) != 0
+	}, time.Minute, 100*time.Millisecond, "another certificate without a restart")
+	kept, err := os.ReadFile(filepath.Join(a.state, "acme", acmeHost))
+	require.NoError(t, err)
+	pair, err := tls.X509KeyPair(kept, kept)
+	require.NoError(t, err)
+	require.NotEqual(t, first.SerialNumber, pair.Leaf.SerialNumber, "and the next start has it too")
 }
