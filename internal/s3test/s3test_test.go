@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
 	"github.com/stretchr/testify/require"
 
 	"github.com/voidnxlab/nixtrap/internal/s3test"
@@ -56,4 +57,19 @@ func TestAnyoneMayReadAPublicBucket(t *testing.T) {
 	require.NoError(t, err)
 	resp.Body.Close()
 	require.GreaterOrEqual(t, resp.StatusCode, 400)
+}
+
+func TestAProxyLosesAnAnswerAndNotTheObject(t *testing.T) {
+	s, f := s3test.Start(t), s3test.NewFaults()
+	c, err := minio.New(strings.TrimPrefix(s.Proxy(t, f), "http://"), &minio.Options{
+		Creds: credentials.NewStaticV4(s.AccessKey, s.SecretKey, ""), Region: s3test.Region, MaxRetries: 1,
+	})
+	require.NoError(t, err)
+	f.Set(s3test.Always("PutObject", s3test.LostAnswer))
+	_, err = c.PutObject(t.Context(), s.Bucket, "a", strings.NewReader("hello"), 5, minio.PutObjectOptions{})
+	require.ErrorContains(t, err, "reset")
+	f.Set(nil)
+	info, err := c.StatObject(t.Context(), s.Bucket, "a", minio.StatObjectOptions{})
+	require.NoError(t, err)
+	require.EqualValues(t, 5, info.Size)
 }

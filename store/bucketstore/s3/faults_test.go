@@ -3,13 +3,10 @@ package s3_test
 import (
 	"bytes"
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -21,179 +18,12 @@ import (
 	"github.com/voidnxlab/nixtrap/store/bucketstore/s3"
 )
 
-// fault does something else with a request than to send it and hand its answer back.
-type fault func(next http.RoundTripper, r *http.Request) (*http.Response, error)
-
-// faults is a transport that has faults, as long as plan says so. plan is told what is asked, and how often it was
-// before; nil is no fault.
-type faults struct {
-	mu    sync.Mutex
-	plan  func(op string, nth int) fault
-	count map[string]int
-}
-
-func (f *faults) RoundTrip(r *http.Request) (*http.Response, error) {
-	f.mu.Lock()
-	op := operation(r)
-	nth := f.count[op]
-	f.count[op]++
-	var fail fault
-	if f.plan != nil {
-		fail = f.plan(op, nth)
-	}
-	f.mu.Unlock()
-	if fail == nil {
-		return transport.RoundTrip(r)
-	}
-	return fail(transport, r)
-}
-
-// set makes a plan, and counts anew.
-func (f *faults) set(plan func(op string, nth int) fault) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.plan, f.count = plan, make(map[string]int)
-}
-
-func (f *faults) times(op string) int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.count[op]
-}
-
-var transport = &http.Transport{DisableCompression: true}
-
-// operation names a request as S3 does.
-func operation(r *http.Request) string {
-	q := r.URL.Query()
-	switch {
-	case r.Method == http.MethodGet && q.Has("uploads"):
-		return "ListMultipartUploads"
-	case r.Method == http.MethodGet && q.Has("list-type"):
-		return "ListObjectsV2"
-	case r.Method == http.MethodPut && q.Has("partNumber"):
-		return "UploadPart"
-	case r.Method == http.MethodPost && q.Has("uploads"):
-		return "CreateMultipartUpload"
-	case r.Method == http.MethodPost && q.Has("uploadId"):
-		return "CompleteMultipartUpload"
-	case r.Method == http.MethodDelete && q.Has("uploadId"):
-		return "AbortMultipartUpload"
-	default:
-		return map[string]string{
-			http.MethodGet: "GetObject", http.MethodHead: "HeadObject", http.MethodPut: "PutObject", http.MethodDelete: "DeleteObject",
-		}[r.Method]
-	}
-}
-
-// answer answers in the server's stead. Of an empty code comes an answer that is not S3's.
-func answer(status int, code string) fault {
-	return func(_ http.RoundTripper, r *http.Request) (*http.Response, error) {
-		swallow(r)
-		body := fmt.Sprintf(`<?xml version="1.0" encoding="UTF-8"?><Error><Code>%s</Code><Message>injected</Message></Error>`, code)
-		if code == "" {
-			body = "<html><body><h1>No such page</h1><br></body></html>"
-		}
-		if r.Method == http.MethodHead {
-			body = ""
-		}
-		return &http.Response{
-			Status: fmt.Sprintf("%d injected", status), StatusCode: status, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-			Header: http.Header{"Content-Type": {"application/xml"}}, Request: r,
-			Body: io.NopCloser(strings.NewReader(body)), ContentLength: int64(len(body)),
-		}, nil
-	}
-}
-
-func swallow(r *http.Request) {
-	if r.Body != nil {
-		io.Copy(io.Discard, r.Body)
-		r.Body.Close()
-	}
-}
-
-var errConnection = errors.New("connection reset by the test")
-
-// lostRequest is a connection that breaks before the server has the request.
-func lostRequest(_ http.RoundTripper, r *http.Request) (*http.Response, error) {
-	swallow(r)
-	return nil, errConnection
-}
-
-// lostAnswer is a connection that breaks after the server has done what it was asked.
-func lostAnswer(next http.RoundTripper, r *http.Request) (*http.Response, error) {
-	resp, err := next.RoundTrip(r)
-	if err != nil {
-		return nil, err
-	}
-	io.Copy(io.Discard, resp.Body)
-	resp.Body.Close()
-	return nil, errConnection
-}
-
-// hang never answers.
-func hang(_ http.RoundTripper, r *http.Request) (*http.Response, error) {
-	swallow(r)
-	<-r.Context().Done()
-	return nil, r.Context().Err()
-}
-
-// cutAt breaks the answer's body after n bytes.
-func cutAt(n int64) fault {
-	return bodyAt(n, func(context.Context) error { return io.ErrUnexpectedEOF })
-}
-
-// hangAt goes on with the answer's body no more after n bytes.
-func hangAt(n int64) fault {
-	return bodyAt(n, func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
-}
-
-func bodyAt(n int64, then func(context.Context) error) fault {
-	return func(next http.RoundTripper, r *http.Request) (*http.Response, error) {
-		resp, err := next.RoundTrip(r)
-		if err != nil {
-			return nil, err
-		}
-		resp.Body = &cutBody{body: resp.Body, left: n, then: func() error { return then(r.Context()) }}
-		return resp, nil
-	}
-}
-
-type cutBody struct {
-	body io.ReadCloser
-	left int64
-	then func() error
-}
-
-func (c *cutBody) Read(p []byte) (int, error) {
-	if c.left == 0 {
-		return 0, c.then()
-	}
-	n, err := c.body.Read(p[:min(int64(len(p)), c.left)])
-	c.left -= int64(n)
-	return n, err
-}
-
-func (c *cutBody) Close() error { return c.body.Close() }
-
-// first has a fault the first so many times that op is asked; always does so each time.
-func first(times int, op string, f fault) func(string, int) fault {
-	return func(asked string, nth int) fault {
-		if asked == op && nth < times {
-			return f
-		}
-		return nil
-	}
-}
-
-func always(op string, f fault) func(string, int) fault { return first(1<<30, op, f) }
-
 // faultyBucket opens a bucket whose transport has faults, and is patient for a second.
-func faultyBucket(t *testing.T) (*s3.Bucket, *faults, *s3test.Server) {
+func faultyBucket(t *testing.T) (*s3.Bucket, *s3test.Faults, *s3test.Server) {
 	t.Helper()
 	t.Parallel()
 	s := s3test.Start(t)
-	f := &faults{count: make(map[string]int)}
+	f := s3test.NewFaults()
 	o := options(s)
 	o.Transport = f
 	o.PartSize = s3.MinPartSize
@@ -230,28 +60,28 @@ func requireContent(t *testing.T, b *s3.Bucket, key string, want []byte, of stri
 
 type named struct {
 	name string
-	fault
+	s3test.Fault
 }
 
 var passing = []named{
-	{"500", answer(500, "InternalError")},
-	{"503 SlowDown", answer(503, "SlowDown")},
-	{"503 of a proxy", answer(503, "")},
-	{"429", answer(429, "TooManyRequests")},
-	{"408", answer(408, "RequestTimeout")},
-	{"lost request", lostRequest},
-	{"lost answer", lostAnswer},
-	{"no answer", hang},
+	{"500", s3test.Answer(500, "InternalError")},
+	{"503 SlowDown", s3test.Answer(503, "SlowDown")},
+	{"503 of a proxy", s3test.Answer(503, "")},
+	{"429", s3test.Answer(429, "TooManyRequests")},
+	{"408", s3test.Answer(408, "RequestTimeout")},
+	{"lost request", s3test.LostRequest},
+	{"lost answer", s3test.LostAnswer},
+	{"no answer", s3test.Hang},
 }
 
 var final = []named{
-	{"403", answer(403, "AccessDenied")},
-	{"403 of a proxy", answer(403, "")},
-	{"404 without the bucket", answer(404, "NoSuchBucket")},
-	{"404 of a proxy", answer(404, "")},
-	{"400", answer(400, "InvalidRequest")},
-	{"501", answer(501, "NotImplemented")},
-	{"301", answer(301, "PermanentRedirect")},
+	{"403", s3test.Answer(403, "AccessDenied")},
+	{"403 of a proxy", s3test.Answer(403, "")},
+	{"404 without the bucket", s3test.Answer(404, "NoSuchBucket")},
+	{"404 of a proxy", s3test.Answer(404, "")},
+	{"400", s3test.Answer(400, "InvalidRequest")},
+	{"501", s3test.Answer(501, "NotImplemented")},
+	{"301", s3test.Answer(301, "PermanentRedirect")},
 }
 
 // uploads are the requests of a Put, and content for which it makes them.
@@ -280,9 +110,9 @@ func testPutSurvives(t *testing.T, op string, content []byte) {
 		if p.name == "no answer" && op == "CompleteMultipartUpload" {
 			continue // awaited ten times as long
 		}
-		f.set(first(2, op, p.fault))
+		f.Set(s3test.First(2, op, p.Fault))
 		require.NoError(t, putBytes(t, b, "nar/a", content), p.name)
-		f.set(nil)
+		f.Set(nil)
 		requireContent(t, b, "nar/a", content, p.name)
 		require.NoError(t, b.Remove(t.Context(), "nar/a"))
 		left := len(s.Uploads(t))
@@ -319,9 +149,9 @@ func testPutFails(t *testing.T, op string, content []byte) {
 		}
 		for _, key := range []string{"new", "there"} {
 			require.NoError(t, putBytes(t, b, "there", old))
-			f.set(always(op, p.fault))
+			f.Set(s3test.Always(op, p.Fault))
 			err := putBytes(t, b, key, content)
-			f.set(nil)
+			f.Set(nil)
 			if p.name == "lost answer" && (op == "PutObject" || op == "CompleteMultipartUpload") {
 				require.NoError(t, err, p.name)
 				requireContent(t, b, key, content, p.name)
@@ -356,14 +186,14 @@ func TestFinalAnswersAreNotAskedForAgain(t *testing.T) {
 			"DeleteObject":  func() error { return b.Remove(t.Context(), "a") },
 			"ListObjectsV2": func() error { return list(t, b, "", nil) },
 		} {
-			f.set(always(op, p.fault))
+			f.Set(s3test.Always(op, p.Fault))
 			err := do()
 			require.Error(t, err, "%s, %s", op, p.name)
 			require.NotErrorIs(t, err, store.ErrNotFound, "%s, %s", op, p.name)
-			require.Equal(t, 1, f.times(op), "%s, %s", op, p.name)
+			require.Equal(t, 1, f.Times(op), "%s, %s", op, p.name)
 		}
 	}
-	f.set(nil)
+	f.Set(nil)
 	requireContent(t, b, "a", small, "in the end")
 }
 
@@ -371,20 +201,20 @@ func TestOpenSurvivesWhatPasses(t *testing.T) {
 	b, f, _ := faultyBucket(t)
 	require.NoError(t, putBytes(t, b, "a", small))
 	require.NoError(t, putBytes(t, b, "empty", nil))
-	bodies := []named{{"cut at 0", cutAt(0)}, {"cut at 5000", cutAt(5000)}, {"hang at 5000", hangAt(5000)}}
+	bodies := []named{{"cut at 0", s3test.CutAt(0)}, {"cut at 5000", s3test.CutAt(5000)}, {"hang at 5000", s3test.HangAt(5000)}}
 	for _, p := range slices.Concat(passing, bodies) {
-		f.set(first(2, "GetObject", p.fault))
+		f.Set(s3test.First(2, "GetObject", p.Fault))
 		requireContent(t, b, "a", small, p.name)
-		f.set(first(2, "GetObject", p.fault))
+		f.Set(s3test.First(2, "GetObject", p.Fault))
 		_, err := b.Open(t.Context(), "absent")
 		require.ErrorIs(t, err, store.ErrNotFound, p.name)
-		f.set(first(2, "HeadObject", p.fault))
+		f.Set(s3test.First(2, "HeadObject", p.Fault))
 		requireContent(t, b, "empty", nil, p.name)
 		for _, key := range []string{"a", "absent"} {
 			if p.name == "hang at 5000" || p.name == "no answer" && key == "a" {
 				continue // five times as long as patience
 			}
-			f.set(always("GetObject", p.fault))
+			f.Set(s3test.Always("GetObject", p.Fault))
 			_, err := b.Open(t.Context(), key)
 			require.Error(t, err, p.name)
 			if key == "a" || !strings.HasSuffix(p.name, "5000") { // what says that a file is absent is shorter than that
@@ -399,15 +229,15 @@ func TestReadGoesOnWhereAConnectionBroke(t *testing.T) {
 	require.NoError(t, putBytes(t, b, "a", large))
 	for _, c := range []struct {
 		name  string
-		fault fault
+		fault s3test.Fault
 		ok    bool
 	}{
-		{"cut each MiB", cutAt(1 << 20), true},
-		{"hang each 2 MiB", hangAt(2 << 20), true},
-		{"cut each 100 KiB", cutAt(100 << 10), false},
-		{"never a byte", cutAt(0), false},
+		{"cut each MiB", s3test.CutAt(1 << 20), true},
+		{"hang each 2 MiB", s3test.HangAt(2 << 20), true},
+		{"cut each 100 KiB", s3test.CutAt(100 << 10), false},
+		{"never a byte", s3test.CutAt(0), false},
 	} {
-		f.set(func(op string, nth int) fault {
+		f.Set(func(op string, nth int) s3test.Fault {
 			if op == "GetObject" && nth > 0 {
 				return c.fault
 			}
@@ -421,28 +251,28 @@ func TestReadGoesOnWhereAConnectionBroke(t *testing.T) {
 			continue
 		}
 		require.Error(t, err, c.name)
-		require.Less(t, f.times("GetObject"), 10, "%s: a bounded number of times", c.name)
+		require.Less(t, f.Times("GetObject"), 10, "%s: a bounded number of times", c.name)
 	}
 	for _, p := range passing {
-		f.set(func(op string, nth int) fault {
+		f.Set(func(op string, nth int) s3test.Fault {
 			if op == "GetObject" && (nth == 1 || nth == 2) {
-				return p.fault
+				return p.Fault
 			}
 			return nil
 		})
 		requireContent(t, b, "a", large, p.name)
 	}
 	for _, p := range final {
-		f.set(func(op string, nth int) fault {
+		f.Set(func(op string, nth int) s3test.Fault {
 			if op == "GetObject" && nth > 0 {
-				return p.fault
+				return p.Fault
 			}
 			return nil
 		})
 		_, err := readAll(t, b, "a")
 		require.Error(t, err, p.name)
 		require.NotErrorIs(t, err, store.ErrNotFound, p.name)
-		require.Equal(t, 2, f.times("GetObject"), p.name)
+		require.Equal(t, 2, f.Times("GetObject"), p.name)
 	}
 }
 
@@ -451,12 +281,12 @@ func TestNoServerMixesBytes(t *testing.T) {
 	b, f, _ := faultyBucket(t)
 	other := filestest.Content(9, len(large))
 	for _, header := range []string{"If-Match", "Range"} {
-		f.set(nil)
+		f.Set(nil)
 		require.NoError(t, putBytes(t, b, "a", large))
 		o, err := b.Open(t.Context(), "a")
 		require.NoError(t, err)
 		require.NoError(t, putBytes(t, b, "a", other))
-		f.set(always("GetObject", func(next http.RoundTripper, r *http.Request) (*http.Response, error) {
+		f.Set(s3test.Always("GetObject", func(next http.RoundTripper, r *http.Request) (*http.Response, error) {
 			c := r.Clone(r.Context())
 			c.Header.Del("If-Match")
 			if header == "Range" {
@@ -478,12 +308,12 @@ func TestRemoveSurvivesWhatPasses(t *testing.T) {
 	b, f, _ := faultyBucket(t)
 	for _, p := range passing {
 		require.NoError(t, putBytes(t, b, "a", small))
-		f.set(first(2, "DeleteObject", p.fault))
+		f.Set(s3test.First(2, "DeleteObject", p.Fault))
 		require.NoError(t, b.Remove(t.Context(), "a"), p.name)
-		f.set(nil)
+		f.Set(nil)
 		_, err := b.Open(t.Context(), "a")
 		require.ErrorIs(t, err, store.ErrNotFound, p.name)
-		f.set(always("DeleteObject", p.fault))
+		f.Set(s3test.Always("DeleteObject", p.Fault))
 		require.Error(t, b.Remove(t.Context(), "a"), p.name)
 	}
 }
@@ -491,14 +321,14 @@ func TestRemoveSurvivesWhatPasses(t *testing.T) {
 // TestAnAcknowledgedObjectIsLookedAt has a server that takes an object and has none, or another.
 func TestAnAcknowledgedObjectIsLookedAt(t *testing.T) {
 	b, f, _ := faultyBucket(t)
-	f.set(always("PutObject", func(_ http.RoundTripper, r *http.Request) (*http.Response, error) {
-		swallow(r)
+	f.Set(s3test.Always("PutObject", func(_ http.RoundTripper, r *http.Request) (*http.Response, error) {
+		s3test.Swallow(r)
 		return &http.Response{
 			StatusCode: 200, Header: http.Header{"Etag": {`"abc"`}}, Body: http.NoBody, Request: r, ProtoMajor: 1, ProtoMinor: 1,
 		}, nil
 	}))
 	require.ErrorContains(t, putBytes(t, b, "a", small), "has none")
-	f.set(always("HeadObject", func(next http.RoundTripper, r *http.Request) (*http.Response, error) {
+	f.Set(s3test.Always("HeadObject", func(next http.RoundTripper, r *http.Request) (*http.Response, error) {
 		resp, err := next.RoundTrip(r)
 		if err == nil {
 			resp.Header.Set("Content-Length", "9999")
@@ -511,11 +341,11 @@ func TestAnAcknowledgedObjectIsLookedAt(t *testing.T) {
 // TestPutSaysWhereItCantTell has a server that takes an object, and is gone.
 func TestPutSaysWhereItCantTell(t *testing.T) {
 	b, f, _ := faultyBucket(t)
-	f.set(func(op string, _ int) fault {
+	f.Set(func(op string, _ int) s3test.Fault {
 		if op == "PutObject" {
-			return lostAnswer
+			return s3test.LostAnswer
 		}
-		return lostRequest
+		return s3test.LostRequest
 	})
 	err := putBytes(t, b, "a", small)
 	require.ErrorContains(t, err, "can't be told")
@@ -523,7 +353,7 @@ func TestPutSaysWhereItCantTell(t *testing.T) {
 
 func TestAContextEndsThePauses(t *testing.T) {
 	s := s3test.Start(t)
-	f := &faults{count: make(map[string]int)}
+	f := s3test.NewFaults()
 	o := options(s)
 	o.Transport = f
 	o.SetPatience(10*time.Second, time.Hour)
@@ -536,12 +366,12 @@ func TestAContextEndsThePauses(t *testing.T) {
 		"ListObjectsV2": func(ctx context.Context) error { return list(t, b, "", ctx) },
 	} {
 		ctx, cancel := context.WithCancel(t.Context())
-		f.set(always(op, func(next http.RoundTripper, r *http.Request) (*http.Response, error) {
+		f.Set(s3test.Always(op, func(next http.RoundTripper, r *http.Request) (*http.Response, error) {
 			time.AfterFunc(50*time.Millisecond, cancel)
-			return answer(503, "SlowDown")(next, r)
+			return s3test.Answer(503, "SlowDown")(next, r)
 		}))
 		require.ErrorIs(t, do(ctx), context.Canceled, op)
-		require.Equal(t, 1, f.times(op), op)
+		require.Equal(t, 1, f.Times(op), op)
 	}
 }
 
@@ -550,12 +380,12 @@ func TestACancelledPutEndsWhatItHasBegun(t *testing.T) {
 	b, f, s := faultyBucket(t)
 	for _, c := range uploads {
 		ctx, cancel := context.WithCancel(t.Context())
-		f.set(always(c.op, func(next http.RoundTripper, r *http.Request) (*http.Response, error) {
+		f.Set(s3test.Always(c.op, func(next http.RoundTripper, r *http.Request) (*http.Response, error) {
 			cancel()
 			return next.RoundTrip(r)
 		}))
 		_, err := b.Put(ctx, "a", bytes.NewReader(c.content), -1)
-		f.set(nil)
+		f.Set(nil)
 		if c.op == "CreateMultipartUpload" || c.op == "UploadPart" {
 			require.ErrorIs(t, err, context.Canceled, c.op)
 			_, err = b.Open(t.Context(), "a")
@@ -589,13 +419,13 @@ func TestMemoryIsTakenBack(t *testing.T) {
 	b, f, _ := faultyBucket(t)
 	for op, content := range map[string][]byte{"PutObject": large[:s3.MinPartSize], "UploadPart": large} {
 		bodies := make(chan io.Reader, 100)
-		f.set(always(op, func(next http.RoundTripper, r *http.Request) (*http.Response, error) {
+		f.Set(s3test.Always(op, func(next http.RoundTripper, r *http.Request) (*http.Response, error) {
 			bodies <- r.Body
 			r.Body = nil
-			return answer(400, "InvalidRequest")(next, r)
+			return s3test.Answer(400, "InvalidRequest")(next, r)
 		}))
 		require.Error(t, putBytes(t, b, "a", content), op)
-		f.set(nil)
+		f.Set(nil)
 		body := <-bodies
 		_, err := body.Read(make([]byte, 1))
 		require.Error(t, err, op)

@@ -92,14 +92,14 @@ func TestListGoesThroughAllPages(t *testing.T) {
 	got, err := keys()
 	require.NoError(t, err)
 	require.Equal(t, want, got)
-	for _, p := range slices.Concat(passing, []named{{"cut at 0", cutAt(0)}, {"cut at 3000", cutAt(3000)}}) {
+	for _, p := range slices.Concat(passing, []named{{"cut at 0", s3test.CutAt(0)}, {"cut at 3000", s3test.CutAt(3000)}}) {
 		for _, page := range []int{0, 1, 2} {
 			if p.name == "no answer" && page != 1 {
 				continue // as long as patience
 			}
-			f.set(func(op string, nth int) fault {
+			f.Set(func(op string, nth int) s3test.Fault {
 				if nth == page || nth == page+1 {
-					return p.fault
+					return p.Fault
 				}
 				return nil
 			})
@@ -109,9 +109,9 @@ func TestListGoesThroughAllPages(t *testing.T) {
 		}
 	}
 	for _, p := range slices.Concat(passing[:2], final) {
-		f.set(func(op string, nth int) fault {
+		f.Set(func(op string, nth int) s3test.Fault {
 			if nth > 0 {
-				return p.fault
+				return p.Fault
 			}
 			return nil
 		})
