@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -22,10 +23,19 @@ import (
 	"github.com/voidnxlab/nixtrap/store/bucketstore/catalog"
 	"github.com/voidnxlab/nixtrap/store/bucketstore/catalog/sqlite"
 	"github.com/voidnxlab/nixtrap/store/bucketstore/gc"
+	"github.com/voidnxlab/nixtrap/store/bucketstore/s3"
 )
 
-// catalogFile is where a server of the tests that was started with inCatalog has its catalog.
+// storeURI is where a server of the tests has its bucket.
+func (u *uploadServer) storeURI() string {
+	return cmp.Or(u.store, "file://"+u.Bucket)
+}
+
+// catalogFile is where a server of the tests that other commands can find has its catalog.
 func (u *uploadServer) catalogFile() string {
+	if u.catalog != "" {
+		return u.catalog
+	}
 	return filepath.Join(filepath.Dir(u.Bucket), "catalog.sqlite")
 }
 
@@ -43,7 +53,7 @@ func startOperated(t *testing.T, args ...string) *uploadServer {
 func (u *uploadServer) operate(t *testing.T, args ...string) (string, bool) {
 	t.Helper()
 	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "narserved",
-		append(args, "--store", "file://"+u.Bucket, "--catalog", u.catalogFile(), "--state-dir", filepath.Dir(u.Bucket))...)
+		append(args, "--store", u.storeURI(), "--catalog", u.catalogFile(), "--state-dir", filepath.Dir(u.tokens))...)
 	cmd.Env = append(os.Environ(), "GORACE=halt_on_error=1")
 	out, err := cmd.CombinedOutput()
 	return string(out), err == nil
@@ -406,12 +416,27 @@ func (u *uploadServer) pushOnce(ctx context.Context, token string, p made) {
 	}
 }
 
+// openFiles opens what a server's bucket is, beside it. The test's end closes it.
+func (u *uploadServer) openFiles(t *testing.T) bucketstore.Files {
+	t.Helper()
+	if u.store == "" {
+		files, err := bucketstore.OpenDirectory(u.Bucket)
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = files.Close() })
+		return files
+	}
+	o, err := s3.ParseURL(u.store)
+	require.NoError(t, err)
+	files, err := s3.Open(t.Context(), o)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = files.Close() })
+	return files
+}
+
 // requireMended collects when all leases are over, after which there must be nothing to find.
 func (u *uploadServer) requireMended(t *testing.T, round int) {
 	t.Helper()
-	files, err := bucketstore.OpenDirectory(u.Bucket)
-	require.NoError(t, err)
-	defer files.Close()
+	files := u.openFiles(t)
 	c, err := sqlite.OpenFile(t.Context(), u.catalogFile(), &catalog.Options{
 		Now: func() time.Time { return time.Now().Add(time.Hour) },
 	})

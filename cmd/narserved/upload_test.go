@@ -29,8 +29,10 @@ import (
 // uploadServer is a server that takes uploads into a bucket of its own.
 type uploadServer struct {
 	*server
-	Bucket string // the directory
+	Bucket string // the directory, also of a bucket in S3
 	tokens string // the file
+
+	store, catalog string // as the flags; "": in Bucket, and beside it
 }
 
 func startUploadServer(t *testing.T, args ...string) *uploadServer {
