@@ -65,7 +65,7 @@ func TestEveryReleasePushesWithAnIDToken(t *testing.T) {
 
 			nix.Run(t, "nix", copyAs(oidctest.Token(t, key, job(issuer.URL, nil)))...)
 			require.Contains(t, u.log.String(), "voidnx/nixtrap", "the log has who it was")
-			nix.Run(t, "nix", append(source.trusting(), "copy", "--from", u.URL, "--to", to, top)...)
+			nix.Run(t, "nix", append(u.trusting(), "copy", "--refresh", "--from", u.URL, "--to", to, top)...)
 			nix.Run(t, "nix", "store", "verify", "--store", to, "--recursive", "--no-trust", top)
 		})
 	}

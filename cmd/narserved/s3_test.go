@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -24,18 +25,19 @@ func storeIn(t *testing.T, s *s3test.Server, endpoint string) string {
 	return fmt.Sprintf("s3://%s?endpoint=%s&region=%s", s.Bucket, url.QueryEscape(endpoint), s3test.Region)
 }
 
-// startOverS3 starts a server that takes uploads into a bucket in S3, whose catalog other commands can find.
-func startOverS3(t *testing.T, s *s3test.Server, endpoint string, args ...string) *uploadServer {
+// startOverS3 starts a server that takes uploads into a bucket in S3, whose catalog other commands can find: "" is one in
+// a file.
+func startOverS3(t *testing.T, s *s3test.Server, endpoint, catalog string, args ...string) *uploadServer {
 	t.Helper()
 	dir := t.TempDir()
 	u := &uploadServer{Bucket: s.Dir, tokens: filepath.Join(dir, "tokens.json"), store: storeIn(t, s, endpoint),
-		catalog: filepath.Join(dir, "catalog.sqlite")}
+		catalog: cmp.Or(catalog, filepath.Join(dir, "catalog.sqlite"))}
 	u.server = startServer(t, append([]string{"--upload", "--store", u.store, "--catalog", u.catalog, "--token-file", u.tokens,
 		"--gc-interval", "0s"}, args...)...)
 	return u
 }
 
-// put writes an object past narserved.
+// putObject writes an object past narserved.
 func putObject(t *testing.T, s *s3test.Server, key, content string) {
 	t.Helper()
 	_, err := s.Client(t).PutObject(t.Context(), s.Bucket, key, strings.NewReader(content), int64(len(content)), minio.PutObjectOptions{})
@@ -49,7 +51,7 @@ func removeObject(t *testing.T, s *s3test.Server, key string) {
 
 func TestFsckFindsAndMendsDamageInS3(t *testing.T) {
 	s := s3test.Start(t)
-	u := startOverS3(t, s, s.URL)
+	u := startOverS3(t, s, s.URL, "")
 	push := u.token(t, "push")
 	lib, app, tool, suite, lone := family(t)
 	u.push(t, push, lib, app, tool, suite, lone)
@@ -93,7 +95,7 @@ func TestFsckFindsAndMendsDamageInS3(t *testing.T) {
 
 func TestALostCatalogIsMadeAnewFromS3(t *testing.T) {
 	s := s3test.Start(t)
-	u := startOverS3(t, s, s.URL)
+	u := startOverS3(t, s, s.URL, "")
 	lib, app, tool, suite, lone := family(t)
 	u.push(t, u.token(t, "push"), lib, app, tool, suite, lone)
 	out, ok := u.operate(t, "fsck", "--rebuild")
@@ -120,7 +122,7 @@ func TestALostCatalogIsMadeAnewFromS3(t *testing.T) {
 
 func TestACollectionInS3KeepsWhatIsPinned(t *testing.T) {
 	s, f := s3test.Start(t), s3test.NewFaults()
-	u := startOverS3(t, s, s.Proxy(t, f), "--upload-lease", "1ms")
+	u := startOverS3(t, s, s.Proxy(t, f), "", "--upload-lease", "1ms")
 	push := u.token(t, "push")
 	lib, app, tool, suite, lone := family(t)
 	u.push(t, push, lib, app, tool, suite, lone)
@@ -215,4 +217,3 @@ func stopServer(t *testing.T, s *server) {
 	require.NoError(t, s.cmd.Process.Signal(os.Interrupt))
 	require.NoError(t, s.cmd.Wait())
 }
-
