@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -121,4 +122,22 @@ func TestACMECertificateIsRenewedBeforeItEnds(t *testing.T) {
 	pair, err := tls.X509KeyPair(kept, kept)
 	require.NoError(t, err)
 	require.NotEqual(t, first.SerialNumber, pair.Leaf.SerialNumber, "and the next start has it too")
+}
+
+func TestAnAuthorityThatGivesNoCertificateIsToldOnceAMinute(t *testing.T) {
+	address := freeAddress(t)
+	d := startDaemon(t, nil, "narserved", "--state-dir", t.TempDir(), "--listen", address, "--store", newBucket(t).URI(),
+		"--log-level", "debug", "--acme-domain", acmeHost, "--acme-directory", "https://"+freeAddress(t)+"/dir")
+	d.url(t)
+	const warning = `level=WARN msg="no certificate from the ACME authority" host=`
+	for _, host := range []string{"other.localhost", acmeHost, acmeHost} {
+		conn, err := tls.Dial("tcp", address, &tls.Config{ServerName: host})
+		if err == nil {
+			conn.Close()
+		}
+		require.Error(t, err, host)
+	}
+	d.says(t, warning+`cache.localhost error=.*connection refused`)
+	d.stop(t)
+	require.Equal(t, 1, strings.Count(d.log.String(), warning), "not of who asks for another host, nor of each client")
 }

@@ -7,13 +7,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
-
-	"golang.org/x/crypto/acme"
-	"golang.org/x/crypto/acme/autocert"
 )
 
 // tlsConfig is nil without TLS. reload reads certificates again, whether or not their files changed.
@@ -44,21 +40,12 @@ func (c *Config) serverTLS(env environ, log *slog.Logger) (config *tls.Config, r
 		config = &tls.Config{GetCertificate: pair.certificate, NextProtos: []string{"h2", "http/1.1"}}
 		return config, pair.reload, nil
 	case len(c.ACMEDomain) > 0:
-		config = c.acmeManager().TLSConfig()
+		manager := c.acmeManager()
+		config = manager.TLSConfig()
+		config.GetCertificate = (&acmeWatch{manager: manager, log: log}).certificate
 		return config, func() {}, nil
 	}
 	return nil, func() {}, nil
-}
-
-// acmeManager gets certificates by the TLS-ALPN challenge, which needs port 443 and no other.
-func (c *Config) acmeManager() *autocert.Manager {
-	return &autocert.Manager{
-		Prompt:     autocert.AcceptTOS,
-		Cache:      autocert.DirCache(filepath.Join(c.StateDir, "acme")),
-		HostPolicy: autocert.HostWhitelist(c.ACMEDomain...),
-		Email:      c.ACMEEmail,
-		Client:     &acme.Client{DirectoryURL: c.ACMEDirectory, UserAgent: "narserved"},
-	}
 }
 
 const (
