@@ -183,7 +183,7 @@ func TestAnswersSayWhetherACredentialIsWantedWrongOrUnchecked(t *testing.T) {
 		"none":      {answers{err: httpcache.ErrNoCredential}, 401, "a credential is needed\n"},
 		"bad":       {answers{err: fmt.Errorf("%w: why", httpcache.ErrBadCredential)}, 401, "the credential is not valid here, or not any more\n"},
 		"unchecked": {answers{err: errors.New("why")}, 503, "the credential cannot be checked now\n"},
-		"no right":  {answers{identity: &httpcache.Identity{Name: "why"}}, 403, "forbidden\n"},
+		"no right":  {answers{identity: &httpcache.Identity{Name: "why"}}, 403, "forbidden: this credential lacks the scope read in the cache at the root\n"},
 	} {
 		h := newHandler(t, newWorld(), &httpcache.Options{Access: &row.access, Private: true})
 		r := get(h, "/nix-cache-info")
