@@ -33,6 +33,9 @@ func flagNames() (names []string) {
 func TestEachFlagIsAKeyOfTheFile(t *testing.T) {
 	var keys []string
 	for field := range reflect.TypeFor[Config]().Fields() {
+		if !field.IsExported() {
+			continue
+		}
 		if name, table := strings.CutSuffix(field.Tag.Get("toml"), ",omitempty"); table {
 			require.Contains(t, tables, name)
 			continue

@@ -17,7 +17,9 @@ import (
 // testConcurrentPuts has several write one key, while others read it: all see one of the contents, whole.
 func testConcurrentPuts(t *testing.T, f bucketstore.Files) {
 	var contents [][]byte
-	for i, size := range []int{100, 100, 70000, MiB, MiB, 9 * MiB} {
+	// One alone is so large that it takes a second request: versitygw looks at a name once for the ETag that the request
+	// must match, and again for the bytes, which may be another object's by then.
+	for i, size := range []int{100, 100, 70000, 200_000, 200_000, 9 * MiB} {
 		contents = append(contents, Content(uint64(i), size))
 	}
 	isOne := func(b []byte) bool {
