@@ -8,7 +8,7 @@ import (
 var (
 	// ErrProtocol reports that the other side sent what the protocol does not allow, or more than a limit allows.
 	ErrProtocol = errors.New("protocol violated")
-	// ErrVersion reports that the daemon is older than 1.34, or not of major version 1.
+	// ErrVersion reports that the other side is older than 1.32 (2.5 for the serve protocol), or of another major version.
 	ErrVersion = errors.New("protocol version not supported")
 	// ErrClosed reports the use of a connection or pool after its Close.
 	ErrClosed = errors.New("closed")

@@ -15,7 +15,7 @@ const (
 type Version struct{ Major, Minor uint8 }
 
 var (
-	minVersion = Version{1, 34}
+	minVersion = Version{1, 32}
 	maxVersion = Version{1, 38}
 )
 
@@ -25,6 +25,25 @@ func (v Version) String() string { return fmt.Sprintf("%d.%d", v.Major, v.Minor)
 // AtLeast reports whether v is major.minor or later.
 func (v Version) AtLeast(major, minor uint8) bool {
 	return v.Major > major || v.Major == major && v.Minor >= minor
+}
+
+// atMost returns the lower of two versions with the same major number.
+func (v Version) atMost(most Version) Version {
+	if v.Minor > most.Minor {
+		return most
+	}
+	return v
+}
+
+// checkMaxVersion checks a configured limit and puts the default in for zero.
+func checkMaxVersion(v Version) (Version, error) {
+	if v == (Version{}) {
+		return maxVersion, nil
+	}
+	if v.Major != 1 || v.Minor < minVersion.Minor || v.Minor > maxVersion.Minor {
+		return v, fmt.Errorf("nixproto: MaxVersion is %v, not within %v and %v", v, minVersion, maxVersion)
+	}
+	return v, nil
 }
 
 func (v Version) word() uint64 { return uint64(v.Major)<<8 | uint64(v.Minor) }
@@ -43,15 +62,15 @@ type Peer struct {
 	Offered    Version  // what the daemon can speak
 	Version    Version  // what this connection speaks: the lower of the daemon's and ours
 	Features   []string // as the daemon offers them; this package uses none
-	NixVersion string   // for people, "2.34.8"
+	NixVersion string   // for people, "2.34.8"; "" where it is not said, as below 1.33
 	Trust      Trust
 }
 
 // handshake is the client's side of a connection's beginning.
-func handshake(e *encoder, d *decoder, onEvent func(Event)) (*Peer, error) {
+func handshake(e *encoder, d *decoder, o *Options) (*Peer, error) {
 	d.limit(maxHandshake)
 	e.uint64(clientMagic)
-	e.uint64(maxVersion.word())
+	e.uint64(o.MaxVersion.word())
 	if err := e.flush(); err != nil {
 		return nil, err
 	}
@@ -59,7 +78,7 @@ func handshake(e *encoder, d *decoder, onEvent func(Event)) (*Peer, error) {
 	if magic := d.uint64(); d.err == nil && magic != serverMagic {
 		d.fail("magic number %#x is not a Nix daemon's", magic)
 	}
-	if err := p.negotiate(d); err != nil {
+	if err := p.negotiate(d, o.MaxVersion); err != nil {
 		return nil, err
 	}
 	if p.Version.AtLeast(1, 38) {
@@ -74,17 +93,19 @@ func handshake(e *encoder, d *decoder, onEvent func(Event)) (*Peer, error) {
 	if err := e.flush(); err != nil {
 		return nil, err
 	}
-	p.NixVersion = d.string()
+	if p.Version.AtLeast(1, 33) {
+		p.NixVersion = d.string()
+	}
 	if p.Version.AtLeast(1, 35) {
 		p.Trust = decodeTrust(d)
 	}
 	if d.err != nil {
 		return nil, d.err
 	}
-	return p, drain(d, onEvent)
+	return p, drain(d, o.OnEvent)
 }
 
-func (p *Peer) negotiate(d *decoder) error {
+func (p *Peer) negotiate(d *decoder, most Version) error {
 	word := d.uint64()
 	if d.err != nil {
 		return d.err
@@ -98,10 +119,7 @@ func (p *Peer) negotiate(d *decoder) error {
 		d.err = fmt.Errorf("%w: daemon speaks %v, need %v", ErrVersion, p.Offered, minVersion)
 		return d.err
 	}
-	p.Version = p.Offered
-	if maxVersion.Minor < p.Version.Minor {
-		p.Version = maxVersion
-	}
+	p.Version = p.Offered.atMost(most)
 	return nil
 }
 

@@ -65,7 +65,7 @@ func TestHostileGreeting(t *testing.T) {
 		{"nothing", nil, io.ErrUnexpectedEOF, ""},
 		{"another protocol", []byte("HTTP/1.1 400 Bad Request\r\n\r\n"), nixproto.ErrProtocol, "magic number"},
 		{"the client's magic", wire(0x6e697863, 0x126), nixproto.ErrProtocol, "magic number"},
-		{"too old", wire(magic, 0x121), nixproto.ErrVersion, "speaks 1.33, need 1.34"},
+		{"too old", wire(magic, 0x11f), nixproto.ErrVersion, "speaks 1.31, need 1.32"},
 		{"another major", wire(magic, 0x226), nixproto.ErrVersion, "speaks 2.38"},
 		{"no version", wire(magic, huge), nixproto.ErrProtocol, "is no version"},
 		{"giant feature list", wire(magic, 0x126, huge), nixproto.ErrProtocol, "list of"},

@@ -125,3 +125,53 @@ func decodeNoPosition(d *decoder) {
 		d.fail("error with a position")
 	}
 }
+
+func encodeEvent(e *encoder, ev Event) {
+	switch ev.Kind {
+	case EventLog:
+		e.uint64(msgNext)
+		e.string(ev.Text)
+	case EventStart:
+		e.uint64(msgStartActivity)
+		e.uint64(ev.Activity)
+		e.uint64(ev.Level)
+		e.uint64(ev.Type)
+		e.string(ev.Text)
+		encodeFields(e, ev.Fields)
+		e.uint64(ev.Parent)
+	case EventStop:
+		e.uint64(msgStopActivity)
+		e.uint64(ev.Activity)
+	case EventResult:
+		e.uint64(msgResult)
+		e.uint64(ev.Activity)
+		e.uint64(ev.Type)
+		encodeFields(e, ev.Fields)
+	}
+}
+
+func encodeFields(e *encoder, fields []Field) {
+	listTo(e, fields, func(f Field) {
+		if f.IsText {
+			e.uint64(1)
+			e.string(f.Text)
+			return
+		}
+		e.uint64(0)
+		e.uint64(f.Number)
+	})
+}
+
+// encodeError writes msgError and what follows it.
+func encodeError(e *encoder, r *RemoteError) {
+	e.uint64(msgError)
+	e.string("Error")
+	e.uint64(r.Level)
+	e.string("Error")
+	e.string(r.Message)
+	e.uint64(0)
+	listTo(e, r.Trace, func(hint string) {
+		e.uint64(0)
+		e.string(hint)
+	})
+}

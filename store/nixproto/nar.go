@@ -26,13 +26,20 @@ func (c *Client) NARFromPath(ctx context.Context, path narinfo.StorePath) (io.Re
 	if err != nil {
 		return nil, err
 	}
+	return c.openNAR(ctx, opNARFromPath.String(), true)
+}
+
+// openNAR reads the archive that comes next. inlineErrors says that an error may come in its place.
+func (c *link) openNAR(ctx context.Context, doing string, inlineErrors bool) (io.ReadCloser, error) {
 	release, err := c.hold(ctx)
 	if err != nil {
 		c.fail(err)
-		return nil, fmt.Errorf("nixproto: %s: %w", opNARFromPath, err)
+		return nil, fmt.Errorf("nixproto: %s: %w", doing, err)
 	}
 	c.reading = true
-	return &narReader{client: c, release: release, expect: atMagic}, nil
+	r := &narReader{link: c, doing: doing, release: release}
+	r.narScanner = narScanner{d: c.dec, inlineErrors: inlineErrors, onEnd: r.end}
+	return r, nil
 }
 
 const (
@@ -44,18 +51,53 @@ const (
 	maxNARTag    = uint64(len("nix-archive-1"))
 )
 
-// narReader yields an archive as it arrives. It reads nothing beyond its last token.
+// narReader is a [narScanner] on a client's connection.
 type narReader struct {
-	client  *Client
+	narScanner
+	link    *link
+	doing   string
 	release func() error // of the client's hold
-	expect  narState
-	depth   int
-	framing []byte // read and not yet handed out
-	content uint64 // bytes of a file's content, with padding, that come next
-	err     error  // sticks
 }
 
-func (r *narReader) Read(p []byte) (int, error) {
+// Close gives the connection back, or ends it where the archive has not been read to its end.
+func (r *narReader) Close() error {
+	if r.err == nil {
+		r.finish(errors.New("NAR closed before its end"))
+	}
+	r.framing, r.content, r.err = nil, 0, fmt.Errorf("nixproto: NAR is %w", ErrClosed)
+	return nil
+}
+
+// end lets the connection go, and returns what the reader is to say.
+func (r *narReader) end(err error) error {
+	cause := r.release()
+	r.link.reading = false
+	if cause != nil {
+		r.link.fail(cause)
+	}
+	if errors.Is(err, io.EOF) {
+		return err
+	}
+	if cause != nil {
+		err = cause
+	}
+	r.link.fail(err)
+	return fmt.Errorf("nixproto: %s: %w", r.doing, err)
+}
+
+// narScanner yields an archive as it arrives. It reads nothing beyond its last token.
+type narScanner struct {
+	d            *decoder
+	inlineErrors bool              // an error message may stand in a token's place
+	onEnd        func(error) error // is told once why there is no more, io.EOF after a whole archive; nil is allowed
+	expect       narState
+	depth        int
+	framing      []byte // read and not yet handed out
+	content      uint64 // bytes of a file's content, with padding, that come next
+	err          error  // sticks
+}
+
+func (r *narScanner) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
@@ -73,8 +115,8 @@ func (r *narReader) Read(p []byte) (int, error) {
 	return r.readContent(p)
 }
 
-func (r *narReader) readContent(p []byte) (int, error) {
-	n, err := r.client.dec.r.Read(p[:min(uint64(len(p)), r.content)])
+func (r *narScanner) readContent(p []byte) (int, error) {
+	n, err := r.d.r.Read(p[:min(uint64(len(p)), r.content)])
 	r.content -= uint64(n)
 	if err == nil {
 		return n, nil
@@ -82,35 +124,26 @@ func (r *narReader) readContent(p []byte) (int, error) {
 	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
 	}
-	r.end(err)
+	r.finish(err)
 	return n, r.err
 }
 
-// Close gives the connection back, or ends it where the archive has not been read to its end.
-func (r *narReader) Close() error {
-	if r.err == nil {
-		r.end(errors.New("NAR closed before its end"))
-	}
-	r.framing, r.content, r.err = nil, 0, fmt.Errorf("nixproto: NAR is %w", ErrClosed)
-	return nil
-}
-
 // gather reads tokens up to a file's content or the archive's end, or until there are enough of them.
-func (r *narReader) gather() {
+func (r *narScanner) gather() {
 	r.framing = r.framing[:0]
 	for r.err == nil && r.content == 0 && len(r.framing) < framingBlock {
 		if r.expect == atEnd {
-			r.end(io.EOF)
+			r.finish(io.EOF)
 			return
 		}
 		if err := r.token(); err != nil {
-			r.end(err)
+			r.finish(err)
 		}
 	}
 }
 
-func (r *narReader) token() error {
-	d := r.client.dec
+func (r *narScanner) token() error {
+	d := r.d
 	d.limit(maxMessage)
 	n := d.uint64()
 	var text string
@@ -126,7 +159,7 @@ func (r *narReader) token() error {
 		r.expect = atClose
 		r.framing = binary.LittleEndian.AppendUint64(r.framing, n)
 		return nil
-	case n == msgError:
+	case n == msgError && r.inlineErrors:
 		// A daemon that cannot pack says so in the archive's place.
 		return decodeError(d)
 	default:
@@ -141,7 +174,7 @@ func (r *narReader) token() error {
 	return d.err
 }
 
-func (r *narReader) advance(token string) {
+func (r *narScanner) advance(token string) {
 	next, ok := narGrammar[narStep{r.expect, token}]
 	switch {
 	case r.expect == atName:
@@ -149,11 +182,11 @@ func (r *narReader) advance(token string) {
 	case r.expect == atTarget:
 		next = atClose
 	case !ok:
-		r.client.dec.fail("NAR has %q out of place", token)
+		r.d.fail("NAR has %q out of place", token)
 	case next == atOpen && r.expect == atNode:
 		r.depth++
 		if r.depth > maxNARDepth {
-			r.client.dec.fail("NAR is deeper than %d", maxNARDepth)
+			r.d.fail("NAR is deeper than %d", maxNARDepth)
 		}
 	case next == atEntryClose && r.depth == 0:
 		next = atEnd
@@ -163,22 +196,12 @@ func (r *narReader) advance(token string) {
 	r.expect = next
 }
 
-// end records why there is no more, io.EOF after a whole archive, and lets the connection go.
-func (r *narReader) end(err error) {
-	cause := r.release()
-	r.client.reading = false
+// finish records why there is no more, io.EOF after a whole archive.
+func (r *narScanner) finish(err error) {
+	if r.onEnd != nil {
+		err = r.onEnd(err)
+	}
 	r.err = err
-	if cause != nil {
-		r.client.fail(cause)
-	}
-	if errors.Is(err, io.EOF) {
-		return
-	}
-	if cause != nil {
-		err = cause
-	}
-	r.client.fail(err)
-	r.err = fmt.Errorf("nixproto: %s: %w", opNARFromPath, err)
 }
 
 // narState is the place of the next token in the grammar.

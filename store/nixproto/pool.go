@@ -172,7 +172,7 @@ func leased[T any](ctx context.Context, l *lease, query func(*Client) (T, error)
 }
 
 // gone reports whether the transport failed, rather than the daemon or a caller's patience.
-func (c *Client) gone() bool {
+func (c *link) gone() bool {
 	_, remote := errors.AsType[*RemoteError](c.err)
 	return c.err != nil && !remote && !errors.Is(c.err, ErrProtocol)
 }

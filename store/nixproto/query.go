@@ -17,27 +17,53 @@ import (
 type op uint64
 
 const (
-	opIsValidPath         op = 1
-	opReferrers           op = 6
-	opAllValidPaths       op = 23
-	opPathInfo            op = 26
-	opPathFromHashPart    op = 29
-	opValidDerivers       op = 33
-	opNARFromPath         op = 38
-	opDerivationOutputMap op = 41
-	opRealisation         op = 43
+	opIsValidPath           op = 1
+	opReferrers             op = 6
+	opAddToStore            op = 7
+	opBuildPaths            op = 9
+	opEnsurePath            op = 10
+	opAddTempRoot           op = 11
+	opSetOptions            op = 19
+	opAllValidPaths         op = 23
+	opPathInfo              op = 26
+	opPathFromHashPart      op = 29
+	opValidPaths            op = 31
+	opValidDerivers         op = 33
+	opBuildDerivation       op = 36
+	opAddSignatures         op = 37
+	opNARFromPath           op = 38
+	opAddToStoreNAR         op = 39
+	opMissing               op = 40
+	opDerivationOutputMap   op = 41
+	opRegisterRealisation   op = 42
+	opRealisation           op = 43
+	opAddMultipleToStore    op = 44
+	opBuildPathsWithResults op = 46
 )
 
 var opNames = map[op]string{
-	opIsValidPath:         "is valid path",
-	opReferrers:           "referrers",
-	opAllValidPaths:       "all valid paths",
-	opPathInfo:            "path info",
-	opPathFromHashPart:    "path from hash part",
-	opValidDerivers:       "valid derivers",
-	opNARFromPath:         "NAR from path",
-	opDerivationOutputMap: "derivation outputs",
-	opRealisation:         "realisation",
+	opIsValidPath:           "is valid path",
+	opReferrers:             "referrers",
+	opAddToStore:            "add to store",
+	opBuildPaths:            "build paths",
+	opEnsurePath:            "ensure path",
+	opAddTempRoot:           "add temporary root",
+	opSetOptions:            "set options",
+	opAllValidPaths:         "all valid paths",
+	opPathInfo:              "path info",
+	opPathFromHashPart:      "path from hash part",
+	opValidPaths:            "valid paths",
+	opValidDerivers:         "valid derivers",
+	opBuildDerivation:       "build derivation",
+	opAddSignatures:         "add signatures",
+	opNARFromPath:           "NAR from path",
+	opAddToStoreNAR:         "add NAR to store",
+	opMissing:               "missing",
+	opDerivationOutputMap:   "derivation outputs",
+	opRegisterRealisation:   "register realisation",
+	opRealisation:           "realisation",
+	opAddMultipleToStore:    "add multiple to store",
+	opBuildPathsWithResults: "build paths with results",
 }
 
 // String says the operation in words.
@@ -94,6 +120,33 @@ func (c *Client) IsValidPath(ctx context.Context, path narinfo.StorePath) (valid
 	return valid, err
 }
 
+// ValidPathsOptions say what is done besides asking. nil and the zero value are the same.
+type ValidPathsOptions struct {
+	Lock       bool // first keep the garbage collector from all of the paths, valid or not, until the connection ends
+	Substitute bool // first fetch what is missing and can be had
+}
+
+// ValidPaths returns those of the paths that are valid, sorted.
+// With Lock, the worker protocol takes a message for each path.
+func (c *Client) ValidPaths(
+	ctx context.Context, paths []narinfo.StorePath, o *ValidPathsOptions,
+) ([]narinfo.StorePath, error) {
+	if o == nil {
+		o = new(ValidPathsOptions)
+	}
+	if o.Lock {
+		for _, path := range paths {
+			if err := c.AddTempRoot(ctx, path); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return c.paths(ctx, opValidPaths, func(e *encoder) {
+		e.paths(paths)
+		e.bool(o.Substitute)
+	})
+}
+
 // Referrers returns the valid paths whose references include path, sorted; path itself if it refers to itself.
 // A path that is not valid has none.
 func (c *Client) Referrers(ctx context.Context, path narinfo.StorePath) ([]narinfo.StorePath, error) {
@@ -143,9 +196,8 @@ func (c *Client) DerivationOutputs(ctx context.Context, drv narinfo.StorePath) (
 // A daemon of Nix 2.35 or later, which has no such ids, is errors.ErrUnsupported;
 // one whose experimental feature ca-derivations is off may answer with a [RemoteError].
 func (c *Client) Realisation(ctx context.Context, id string) ([]byte, error) {
-	if slices.Contains(c.peer.Features, featureRealisationByPath) {
-		return nil, fmt.Errorf("nixproto: realisation by hash from a daemon of Nix %q: %w",
-			c.peer.NixVersion, errors.ErrUnsupported)
+	if err := c.needsRealisationsByHash(); err != nil {
+		return nil, err
 	}
 	var found []string
 	err := c.call(ctx, opRealisation, func(e *encoder) { e.string(id) }, func(d *decoder) {
@@ -160,6 +212,14 @@ func (c *Client) Realisation(ctx context.Context, id string) ([]byte, error) {
 		return nil, notFound("realisation", id)
 	}
 	return []byte(found[0]), nil
+}
+
+func (c *Client) needsRealisationsByHash() error {
+	if slices.Contains(c.peer.Features, featureRealisationByPath) {
+		return fmt.Errorf("nixproto: realisation by hash from a daemon of Nix %q: %w",
+			c.peer.NixVersion, errors.ErrUnsupported)
+	}
+	return nil
 }
 
 // mustBeValid asks first, where an operation would answer an absent path with an error like any other.
@@ -192,10 +252,7 @@ func decodePathInfo(d *decoder, path narinfo.StorePath) *PathInfo {
 	info.Deriver = decodeOptionalPath(d)
 	info.NarHash = decodeNarHash(d)
 	info.References = decodePaths(d)
-	var registered time.Time
-	if seconds := d.int64(); seconds != 0 {
-		registered = time.Unix(seconds, 0)
-	}
+	registered := decodeTime(d)
 	if info.NarSize = d.int64(); info.NarSize < 1 && d.err == nil {
 		d.fail("NAR size %d", info.NarSize)
 	}
@@ -203,6 +260,18 @@ func decodePathInfo(d *decoder, path narinfo.StorePath) *PathInfo {
 	info.Signatures = listOf(d, func() signing.Signature { return signing.Signature(d.string()) })
 	info.CA = decodeContentAddress(d)
 	return &PathInfo{Info: info, RegistrationTime: registered, Ultimate: ultimate}
+}
+
+// encodePathInfo writes all but the path itself.
+func encodePathInfo(e *encoder, i *PathInfo) {
+	e.string(string(i.Info.Deriver))
+	e.string(i.Info.NarHash.Base16())
+	e.paths(i.Info.References)
+	encodeTime(e, i.RegistrationTime)
+	e.uint64(uint64(i.Info.NarSize))
+	e.bool(i.Ultimate)
+	listTo(e, i.Info.Signatures, func(s signing.Signature) { e.string(string(s)) })
+	e.string(string(i.Info.CA))
 }
 
 // decodeNarHash reads a SHA-256 as bare base 16.

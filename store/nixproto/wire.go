@@ -6,11 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
+	"slices"
+
+	"github.com/voidnxlab/nixtrap/narinfo"
 )
 
 const (
 	wordSize  = 8
+	firstStep = 64 << 10
 	maxString = 1 << 20 // bytes of one string: a log line, an error's text, a realisation
 )
 
@@ -32,10 +37,33 @@ func (e *encoder) string(s string) {
 	_, _ = e.w.Write(zeros[:padding(uint64(len(s)))])
 }
 
-func (e *encoder) strings(list []string) {
+func (e *encoder) strings(list []string) { listTo(e, list, e.string) }
+
+func (e *encoder) bool(b bool) {
+	var n uint64
+	if b {
+		n = 1
+	}
+	e.uint64(n)
+}
+
+func (e *encoder) paths(list []narinfo.StorePath) {
+	listTo(e, list, func(p narinfo.StorePath) { e.string(string(p)) })
+}
+
+func listTo[T any](e *encoder, list []T, item func(T)) {
 	e.uint64(uint64(len(list)))
-	for _, s := range list {
-		e.string(s)
+	for _, v := range list {
+		item(v)
+	}
+}
+
+// mapTo writes a map in the order of its keys.
+func mapTo[V any](e *encoder, m map[string]V, value func(V)) {
+	e.uint64(uint64(len(m)))
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		e.string(k)
+		value(m[k])
 	}
 }
 
@@ -101,8 +129,8 @@ func (d *decoder) text(n, most uint64) string {
 	if !d.spend(padded) {
 		return ""
 	}
-	text := make([]byte, padded)
-	if !d.full(text) {
+	text := d.bytes(padded)
+	if d.err != nil {
 		return ""
 	}
 	if !allZero(text[n:]) {
@@ -110,6 +138,21 @@ func (d *decoder) text(n, most uint64) string {
 		return ""
 	}
 	return string(text[:n])
+}
+
+// longString is bounded by the message's limit alone.
+func (d *decoder) longString() string { return d.text(d.uint64(), d.budget) }
+
+// bytes reads n bytes, and takes memory for them as they arrive.
+func (d *decoder) bytes(n uint64) []byte {
+	var all []byte
+	for n > 0 && d.err == nil {
+		step := min(n, max(firstStep, uint64(len(all))))
+		all = slices.Grow(all, int(step))[:uint64(len(all))+step]
+		d.full(all[uint64(len(all))-step:])
+		n -= step
+	}
+	return all
 }
 
 func (d *decoder) strings() []string { return listOf(d, d.string) }
@@ -125,6 +168,23 @@ func listOf[T any](d *decoder, item func() T) []T {
 		list = append(list, v)
 	}
 	return list
+}
+
+// mapOf reads a map, whose keys differ.
+func mapOf[V any](d *decoder, value func() V) map[string]V {
+	m := make(map[string]V)
+	for range d.count() {
+		key := d.string()
+		v := value()
+		if _, twice := m[key]; twice {
+			d.fail("key %q twice", key)
+		}
+		if d.err != nil {
+			return nil
+		}
+		m[key] = v
+	}
+	return m
 }
 
 func (d *decoder) spend(n uint64) bool {
