@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 
 	"github.com/voidnxlab/nixtrap/narinfo"
 )
@@ -146,7 +147,9 @@ func encodeContent(e *encoder, c *Content) {
 	e.bool(c.Repair)
 }
 
-func decodeContent(d *decoder) *Content { return &Content{d.string(), d.string(), decodePaths(d), d.bool()} }
+func decodeContent(d *decoder) *Content {
+	return &Content{d.string(), d.string(), decodePaths(d), d.bool()}
+}
 
 // upload sends an operation and then frames, while it receives messages.
 func (c *Client) upload(
@@ -157,39 +160,34 @@ func (c *Client) upload(
 		encode(c.enc)
 		sendCtx, stop := context.WithCancel(ctx)
 		defer stop()
-		sent := make(chan error, 1)
+		var sendErr error
+		var failedFirst atomic.Bool
+		sent := make(chan struct{})
 		go func() {
-			err := sendFrames(sendCtx, c.enc, send)
-			sent <- err
-			if err != nil {
+			defer close(sent)
+			if sendErr = sendFrames(sendCtx, c.enc, send); sendErr != nil {
+				failedFirst.Store(true)
 				_ = c.shut() // the daemon cannot be told, and waits for more
 			}
 		}()
-		if err := drain(c.dec, c.options.OnEvent); err != nil {
-			return c.brokenUpload(err, sent, stop)
+		err := drain(c.dec, c.options.OnEvent)
+		_, remote := errors.AsType[*RemoteError](err)
+		own := failedFirst.Load() && !remote
+		if err != nil {
+			stop()
+			_ = c.shut() // ends a write that the daemon does not read
 		}
-		if err := <-sent; err != nil {
+		<-sent
+		if own || err == nil && sendErr != nil {
+			return sendErr
+		}
+		if err != nil {
 			return err
 		}
 		c.limitReply()
 		decode(c.dec)
 		return c.dec.err
 	})
-}
-
-// brokenUpload waits for the sender, and returns what went wrong first.
-func (c *link) brokenUpload(err error, sent <-chan error, stop func()) error {
-	select {
-	case sendErr := <-sent:
-		if _, remote := errors.AsType[*RemoteError](err); sendErr != nil && !remote {
-			return sendErr
-		}
-	default:
-		stop()
-		_ = c.shut() // ends a write that the daemon does not read
-		<-sent
-	}
-	return err
 }
 
 func sendFrames(ctx context.Context, e *encoder, send func(context.Context, *encoder) error) error {

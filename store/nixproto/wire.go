@@ -67,6 +67,12 @@ func mapTo[V any](e *encoder, m map[string]V, value func(V)) {
 	}
 }
 
+// copyLarge copies in steps that pass the encoder's own small buffer by.
+func copyLarge(e *encoder, r io.Reader) error {
+	_, err := io.CopyBuffer(struct{ io.Writer }{e.w}, r, make([]byte, 64<<10))
+	return err
+}
+
 func (e *encoder) flush() error { return e.w.Flush() }
 
 // decoder reads the primitives. Its first failure sticks: after it, every method returns zero without reading.
