@@ -1,7 +1,9 @@
 package nixproto_test
 
 import (
+	"bytes"
 	"encoding/json"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -48,13 +50,26 @@ type realDaemon struct {
 // startDaemon fills a store and serves it until the test's end.
 func startDaemon(t *testing.T, nix realnix.Nix) *realDaemon {
 	t.Helper()
-	dir := nix.TempDir(t)
-	d := &realDaemon{nix: nix, dir: dir, socket: nix.Host(filepath.Join(dir, "socket"))}
+	d := emptyStore(t, nix)
 	d.fill(t)
+	d.start(t)
+	return d
+}
+
+// emptyStore is a private store without a daemon.
+func emptyStore(t *testing.T, nix realnix.Nix) *realDaemon {
+	t.Helper()
+	dir := nix.TempDir(t)
+	return &realDaemon{nix: nix, dir: dir, socket: nix.Host(filepath.Join(dir, "socket"))}
+}
+
+// start serves the store on its socket until the test's end.
+func (d *realDaemon) start(t *testing.T) {
+	t.Helper()
 	cmd := d.command(t, "nix-daemon")
-	cmd.Env = append(cmd.Env, "NIX_DAEMON_SOCKET_PATH="+filepath.Join(dir, "socket"))
+	cmd.Env = append(cmd.Env, "NIX_DAEMON_SOCKET_PATH="+filepath.Join(d.dir, "socket"))
 	// A file rather than a pipe: the daemon's children, one a connection, hold it open.
-	log, err := os.Create(nix.Host(filepath.Join(dir, "log")))
+	log, err := os.Create(d.nix.Host(filepath.Join(d.dir, "log")))
 	require.NoError(t, err)
 	cmd.Stdout, cmd.Stderr = log, log
 	require.NoError(t, cmd.Start())
@@ -66,7 +81,38 @@ func startDaemon(t *testing.T, nix realnix.Nix) *realDaemon {
 		_, err := os.Stat(d.socket)
 		return err == nil
 	}, 20*time.Second, 10*time.Millisecond, "nix-daemon makes no socket")
-	return d
+}
+
+// stdio starts a program that speaks a protocol on its standard input and output.
+func (d *realDaemon) stdio(t *testing.T, program string, args ...string) *stdio {
+	t.Helper()
+	cmd := d.command(t, program, args...)
+	in, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	s := &stdio{WriteCloser: in, out: out}
+	cmd.Stderr = &s.stderr
+	require.NoError(t, cmd.Start())
+	s.wait = cmd.Wait
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// stdio is a process's standard input and output as a connection.
+type stdio struct {
+	io.WriteCloser
+	out    io.ReadCloser
+	stderr bytes.Buffer // complete once the connection is closed
+	wait   func() error
+}
+
+func (s *stdio) Read(p []byte) (int, error) { return s.out.Read(p) }
+
+func (s *stdio) Close() error {
+	s.WriteCloser.Close()
+	s.wait() // closes out
+	return nil
 }
 
 // command prepares a command in a mount namespace whose /nix is the private one.
