@@ -60,7 +60,9 @@ func startDaemon(t *testing.T, nix realnix.Nix) *realDaemon {
 func emptyStore(t *testing.T, nix realnix.Nix) *realDaemon {
 	t.Helper()
 	dir := nix.TempDir(t)
-	return &realDaemon{nix: nix, dir: dir, socket: nix.Host(filepath.Join(dir, "socket"))}
+	d := &realDaemon{nix: nix, dir: dir, socket: nix.Host(filepath.Join(dir, "socket"))}
+	d.run(t, "nix-store", "--init") // a daemon that finds no state folder asks the daemon, which is itself
+	return d
 }
 
 // start serves the store on its socket until the test's end.
