@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync/atomic"
 
 	"github.com/voidnxlab/nixtrap/narinfo"
 )
@@ -73,8 +72,8 @@ func (u *uploads) Close() error {
 	return nil
 }
 
-// AddMultipleToStore adds all paths of a source in one operation. Paths that are valid are passed over by the daemon,
-// but sent: ask [Client.ValidPaths] first.
+// AddMultipleToStore adds all paths of a source in one operation.
+// Ask [Client.ValidPaths] first, for paths that are valid are sent for nothing, and put Nix 2.8 out of step.
 //
 // The source is read on another goroutine while the daemon's messages are received here;
 // none is left when the method returns, so it waits for a call of the source that is under way,
@@ -160,28 +159,21 @@ func (c *Client) upload(
 		encode(c.enc)
 		sendCtx, stop := context.WithCancel(ctx)
 		defer stop()
-		var sendErr error
-		var failedFirst atomic.Bool
+		var sender sender
 		sent := make(chan struct{})
 		go func() {
 			defer close(sent)
-			if sendErr = sendFrames(sendCtx, c.enc, send); sendErr != nil {
-				failedFirst.Store(true)
+			if sender.run(sendCtx, c.enc, send); sender.err != nil {
 				_ = c.shut() // the daemon cannot be told, and waits for more
 			}
 		}()
 		err := drain(c.dec, c.options.OnEvent)
-		_, remote := errors.AsType[*RemoteError](err)
-		own := failedFirst.Load() && !remote
 		if err != nil {
 			stop()
 			_ = c.shut() // ends a write that the daemon does not read
 		}
 		<-sent
-		if own || err == nil && sendErr != nil {
-			return sendErr
-		}
-		if err != nil {
+		if err = sender.blame(err); err != nil {
 			return err
 		}
 		c.limitReply()
@@ -190,29 +182,52 @@ func (c *Client) upload(
 	})
 }
 
-func sendFrames(ctx context.Context, e *encoder, send func(context.Context, *encoder) error) error {
-	framed := &encoder{bufio.NewWriterSize(frameWriter{e}, frameSize)}
-	if err := send(ctx, framed); err != nil {
-		return err
+// sender sends frames while another goroutine receives.
+type sender struct {
+	err     error
+	ofFrame bool // the transport failed, not what was to be sent
+}
+
+func (s *sender) run(ctx context.Context, e *encoder, send func(context.Context, *encoder) error) {
+	frames := &frameWriter{e: e}
+	framed := &encoder{bufio.NewWriterSize(frames, frameSize)}
+	s.err = send(ctx, framed)
+	if s.err == nil {
+		s.err = framed.flush()
 	}
-	if err := framed.flush(); err != nil {
-		return err
+	if s.err == nil {
+		e.uint64(0)
+		s.err = e.flush()
+		frames.err = s.err
 	}
-	e.uint64(0)
-	return e.flush()
+	s.ofFrame = frames.err != nil
+	if ctx.Err() != nil {
+		s.ofFrame = true // there was no more use for it
+	}
+}
+
+// blame returns why an upload failed, given how receiving did.
+func (s *sender) blame(received error) error {
+	if s.err == nil || received != nil && s.ofFrame {
+		return received
+	}
+	return s.err
 }
 
 // frameWriter makes a frame of each Write: its length and its bytes, without padding.
-type frameWriter struct{ e *encoder }
+type frameWriter struct {
+	e   *encoder
+	err error
+}
 
-func (w frameWriter) Write(p []byte) (int, error) {
+func (w *frameWriter) Write(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil // an empty frame would be the end
 	}
 	w.e.uint64(uint64(len(p)))
 	_, _ = w.e.w.Write(p)
-	if err := w.e.flush(); err != nil {
-		return 0, err
+	if w.err = w.e.flush(); w.err != nil {
+		return 0, w.err
 	}
 	return len(p), nil
 }

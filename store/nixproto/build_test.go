@@ -264,4 +264,3 @@ func fetchAndCompare(t *testing.T, b builder, at *realDaemon, path narinfo.Store
 	require.Equal(t, info.Info.NarHash.Base16(), hex.EncodeToString(sum.Sum(nil)))
 	require.Equal(t, at.pathInfo(t, path).NarHash, info.Info.NarHash.SRI())
 }
-

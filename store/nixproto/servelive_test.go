@@ -57,7 +57,7 @@ func TestRealClients(t *testing.T) {
 func (w *workshop) buildAway(t *testing.T, s *served, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	return w.try(t, "nix-build", append([]string{"/nix/default.nix", "--no-out-link", "--max-jobs", "0",
-		"--builders", s.uri + " x86_64-linux - 1 1 ca-derivations"}, args...)...)
+		"--builders", s.uri + " x86_64-linux - 8 1 ca-derivations"}, args...)...)
 }
 
 // buildRemotely is stock build-remote with our server as its builder.
