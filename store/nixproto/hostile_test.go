@@ -248,13 +248,18 @@ func FuzzClient(f *testing.F) {
 	f.Fuzz(func(t *testing.T, says []byte) {
 		for name, run := range scripts {
 			_, err := converse(context.Background(), deafConn(says), asked, run)
-			_, remote := errors.AsType[*nixproto.RemoteError](err)
-			known := err == nil || remote
-			for _, is := range []error{nixproto.ErrProtocol, nixproto.ErrVersion, nixproto.ErrClosed, store.ErrNotFound,
-				errors.ErrUnsupported, io.ErrUnexpectedEOF} {
-				known = known || errors.Is(err, is)
-			}
-			require.True(t, known, "%s: %v", name, err)
+			requireKnown(t, err, name)
 		}
 	})
+}
+
+func requireKnown(t *testing.T, err error, of string) {
+	t.Helper()
+	_, remote := errors.AsType[*nixproto.RemoteError](err)
+	known := err == nil || remote
+	for _, is := range []error{nixproto.ErrProtocol, nixproto.ErrVersion, nixproto.ErrClosed, store.ErrNotFound,
+		errors.ErrUnsupported, io.ErrUnexpectedEOF} {
+		known = known || errors.Is(err, is)
+	}
+	require.True(t, known, "%s: %v", of, err)
 }

@@ -22,6 +22,7 @@ func TestRealDaemons(t *testing.T) {
 			d := startDaemon(t, realnix.Get(t, release))
 			if *update {
 				record(t, d)
+				recordServe(t, emptyStore(t, d.nix))
 			}
 			pool := nixproto.NewPool(func(ctx context.Context) (*nixproto.Client, error) {
 				return nixproto.Dial(ctx, d.socket, nil)

@@ -44,9 +44,10 @@ func relay(socket string) int {
 type served struct {
 	uri string
 
-	mu   sync.Mutex // guards all below
-	errs []error    // of Serve
-	peer []nixproto.Peer
+	mu          sync.Mutex // guards all below
+	transcripts []*recorder
+	errs        []error // of Serve
+	peer        []nixproto.Peer
 }
 
 // serveNix serves what open returns to the Nix of a store, until the test's end.
@@ -71,8 +72,12 @@ func serveNix(
 			if err != nil {
 				return
 			}
+			r := &recorder{ReadWriteCloser: conn}
+			s.mu.Lock()
+			s.transcripts = append(s.transcripts, r)
+			s.mu.Unlock()
 			wg.Go(func() {
-				err := nixproto.Serve(t.Context(), conn, func(ctx context.Context, session *nixproto.Session) (nixproto.Handler, error) {
+				err := nixproto.Serve(t.Context(), r, func(ctx context.Context, session *nixproto.Session) (nixproto.Handler, error) {
 					s.mu.Lock()
 					s.peer = append(s.peer, session.Peer())
 					s.mu.Unlock()

@@ -11,8 +11,10 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -63,7 +65,9 @@ var absent = narinfo.StorePath("/nix/store/" + absentHash + "-absent")
 // script is one conversation. ask stops it by returning false.
 type script func(ctx context.Context, c *nixproto.Client, f fixture, ask func(query string, result any, err error) bool)
 
-var scripts = map[string]script{"queries": askQueries, "vanished": askVanished, "foreign": askForeign}
+var scripts = map[string]script{
+	"queries": askQueries, "vanished": askVanished, "foreign": askForeign, "builds": askWorkerBuilds,
+}
 
 // askQueries asks everything that leaves the connection whole.
 func askQueries(ctx context.Context, c *nixproto.Client, f fixture, ask func(string, any, error) bool) {
@@ -137,23 +141,36 @@ func readNAR(ctx context.Context, c *nixproto.Client, path narinfo.StorePath) (s
 
 // converse runs a script and gathers its answers. Other failures than absence end it.
 func converse(ctx context.Context, conn io.ReadWriteCloser, f fixture, run script) (answers []answer, failure error) {
-	c, err := nixproto.NewClient(ctx, conn, &nixproto.Options{MaxReply: 1 << 20})
+	log := new(eventLog)
+	c, err := nixproto.NewClient(ctx, conn, &nixproto.Options{MaxReply: 1 << 20, OnEvent: log.add})
 	if err != nil {
 		return nil, err
 	}
 	defer c.Close()
-	run(ctx, c, f, func(query string, result any, err error) bool {
-		a := answer{Query: query, Result: render(result)}
-		if err != nil {
-			a.Result = "error: " + err.Error()
-		}
-		answers = append(answers, a)
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			failure = err
-		}
-		return failure == nil
-	})
-	return answers, failure
+	var n notes
+	run(ctx, c, f, n.ask)
+	if text := log.lines(); text != "" {
+		n.ask("log", text, nil)
+	}
+	return n.answers, n.failure
+}
+
+// notes gather a script's answers. Other failures than absence end it.
+type notes struct {
+	answers []answer
+	failure error
+}
+
+func (n *notes) ask(query string, result any, err error) bool {
+	a := answer{Query: query, Result: render(result)}
+	if err != nil {
+		a.Result = "error: " + err.Error()
+	}
+	n.answers = append(n.answers, a)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		n.failure = err
+	}
+	return n.failure == nil
 }
 
 // render gives a result as JSON.
@@ -171,6 +188,8 @@ func render(result any) string {
 // recorder keeps what passes through a connection.
 type recorder struct {
 	io.ReadWriteCloser
+
+	mu         sync.Mutex // guards all below
 	transcript []chunk
 }
 
@@ -186,6 +205,8 @@ func (r *recorder) Write(p []byte) (int, error) {
 }
 
 func (r *recorder) add(fromDaemon bool, p []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	last := len(r.transcript) - 1
 	switch {
 	case len(p) == 0:
@@ -206,20 +227,29 @@ func record(t *testing.T, d *realDaemon) {
 		require.NoError(t, err)
 		r := &recorder{ReadWriteCloser: conn}
 		answers, _ := converse(t.Context(), r, d.fixture, run)
-		text, err := json.MarshalIndent(session{d.fixture, answers, r.transcript}, "", "\t")
-		require.NoError(t, err)
-		require.NoError(t, os.MkdirAll("testdata/sessions", 0o755))
-		require.NoError(t, os.WriteFile(sessionFile(d.nix.Release, name), append(text, '\n'), 0o644))
+		save(t, sessionFile(d.nix.Release, name), session{d.fixture, answers, r.transcript})
 	}
+}
+
+func save(t *testing.T, file string, value any) {
+	t.Helper()
+	text, err := json.MarshalIndent(value, "", "\t")
+	require.NoError(t, err)
+	require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
+	require.NoError(t, os.WriteFile(file, append(text, '\n'), 0o644))
+}
+
+func load[T any](t testing.TB, file string) (value T) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(text, &value), file)
+	return value
 }
 
 func loadSession(t testing.TB, release, name string) session {
 	t.Helper()
-	text, err := os.ReadFile(sessionFile(release, name))
-	require.NoError(t, err)
-	var s session
-	require.NoError(t, json.Unmarshal(text, &s), sessionFile(release, name))
-	return s
+	return load[session](t, sessionFile(release, name))
 }
 
 // daemonBytes returns all that the daemon said.
@@ -234,10 +264,13 @@ func (s session) daemonBytes() []byte {
 }
 
 // replay plays the daemon, insisting on the recorded requests.
-func (s session) replay(conn net.Conn) error {
+func (s session) replay(conn net.Conn) error { return replay(conn, s.Transcript, true) }
+
+// replay plays one side of a conversation, insisting on the other's recorded words.
+func replay(conn net.Conn, transcript []chunk, daemon bool) error {
 	defer conn.Close()
-	for i, c := range s.Transcript {
-		if c.FromDaemon {
+	for i, c := range transcript {
+		if c.FromDaemon == daemon {
 			if _, err := conn.Write(c.Bytes); err != nil {
 				return err
 			}
@@ -248,7 +281,7 @@ func (s session) replay(conn net.Conn) error {
 			return err
 		}
 		if !bytes.Equal(got, c.Bytes) {
-			return fmt.Errorf("chunk %d: client says %q, recorded %q", i, got, c.Bytes)
+			return fmt.Errorf("chunk %d: other side says %q, recorded %q", i, got, c.Bytes)
 		}
 	}
 	return nil
