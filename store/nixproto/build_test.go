@@ -174,11 +174,10 @@ func (l *eventLog) add(ev nixproto.Event) { l.events = append(l.events, ev) }
 func (l *eventLog) lines() string {
 	var b strings.Builder
 	for _, ev := range l.events {
-		switch {
-		case ev.Kind == nixproto.EventLog:
+		if text, ok := ev.LogLine(); ok {
+			b.WriteString(text + "\n")
+		} else if ev.Kind == nixproto.EventLog {
 			b.WriteString(ev.Text)
-		case ev.Kind == nixproto.EventResult && ev.Type == 101:
-			b.WriteString(ev.Fields[0].Text + "\n")
 		}
 	}
 	return b.String()

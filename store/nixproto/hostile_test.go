@@ -214,6 +214,11 @@ func TestEvents(t *testing.T) {
 	valid, err := c.IsValidPath(t.Context(), absent)
 	require.NoError(t, err)
 	require.True(t, valid)
+	text, ok := events[2].LogLine()
+	require.True(t, ok)
+	require.Equal(t, "log", text)
+	_, ok = events[2].Phase()
+	require.False(t, ok)
 	require.Equal(t, []nixproto.Event{
 		{Kind: nixproto.EventLog, Text: "hello\n"},
 		{Kind: nixproto.EventStart, Activity: 7, Parent: 6, Level: 3, Type: 105, Text: "building",

@@ -35,6 +35,27 @@ type Event struct {
 	Fields   []Field
 }
 
+// Nix's numbers for those kinds of activities and results that a build has.
+const (
+	ActivityBuild      = 105 // fields: the derivation's path, the machine's name, 1, 1
+	ResultBuildLogLine = 101 // fields: the line, without its end
+	ResultSetPhase     = 104 // fields: the phase's name
+)
+
+// LogLine returns the line of a build's log that an event is, if it is one.
+// With [Settings].VerboseBuild, a daemon sends lines as EventLog instead.
+func (e Event) LogLine() (line string, ok bool) { return e.result(ResultBuildLogLine) }
+
+// Phase returns the name of the phase that a build enters by an event, if it does.
+func (e Event) Phase() (name string, ok bool) { return e.result(ResultSetPhase) }
+
+func (e Event) result(kind uint64) (text string, ok bool) {
+	if e.Kind != EventResult || e.Type != kind || len(e.Fields) != 1 || !e.Fields[0].IsText {
+		return "", false
+	}
+	return e.Fields[0].Text, true
+}
+
 // Field is one argument of an activity or result, a number or a text.
 type Field struct {
 	Text   string

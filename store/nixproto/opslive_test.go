@@ -162,7 +162,7 @@ func refuseUpload(t *testing.T, w *workshop, at *realDaemon) {
 
 // cancelBuild ends a build by the end of its context, and the builder notices.
 func cancelBuild(t *testing.T, w *workshop, at *realDaemon) {
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	mark := at.nix.Host(at.dir + "/running")
 	path, drv := w.derivation(t, "plain")
@@ -170,8 +170,8 @@ func cancelBuild(t *testing.T, w *workshop, at *realDaemon) {
 	drv.Args = []string{"-c", "echo $$ > /nix/running; echo begun; while test -e /nix/running; do sleep 0.05; done; echo > $out"}
 	started := make(chan struct{})
 	c := dialStdio(t, at, func(ev nixproto.Event) {
-		if ev.Kind == nixproto.EventLog && strings.Contains(ev.Text, "begun") ||
-			ev.Kind == nixproto.EventResult && ev.Type == 101 && ev.Fields[0].Text == "begun" {
+		text, _ := ev.LogLine()
+		if text == "begun" || ev.Kind == nixproto.EventLog && strings.Contains(ev.Text, "begun") {
 			close(started)
 		}
 	})

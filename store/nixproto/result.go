@@ -167,6 +167,8 @@ func decodePathResult(d *decoder, v Version) PathResult {
 	return PathResult{decodeDerivedPath(d), decodeResult(d, v.resultParts())}
 }
 
+const lastSecond = 253402300799 // of the year 9999, behind which JSON has no form for a time
+
 func encodeTime(e *encoder, t time.Time) {
 	if t.IsZero() {
 		e.uint64(0)
@@ -177,7 +179,10 @@ func encodeTime(e *encoder, t time.Time) {
 
 func decodeTime(d *decoder) time.Time {
 	seconds := d.int64()
-	if seconds == 0 {
+	if seconds > lastSecond {
+		d.fail("time of %d seconds", seconds)
+	}
+	if seconds == 0 || d.err != nil {
 		return time.Time{}
 	}
 	return time.Unix(seconds, 0)
