@@ -33,7 +33,7 @@ func TestRealClientsOfAllVersions(t *testing.T) {
 				if release == "2.8" {
 					want.Minor = min(want.Minor, 34)
 				}
-				require.Equal(t, want, to.peer[0].Version)
+				require.Equal(t, want, to.peers()[0].Version)
 				code, _, stderr := w.buildAway(t, to, "-A", "plain")
 				require.Zero(t, code, stderr)
 				require.Contains(t, stderr, "echo says $name")

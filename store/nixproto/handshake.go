@@ -57,11 +57,11 @@ const (
 	NotTrusted                // may ask, and add paths with signatures that the daemon trusts
 )
 
-// Peer is what a daemon says of itself when a connection begins.
+// Peer is what the other side says of itself when a connection begins.
 type Peer struct {
-	Offered    Version  // what the daemon can speak
-	Version    Version  // what this connection speaks: the lower of the daemon's and ours
-	Features   []string // as the daemon offers them; this package uses none
+	Offered    Version  // what it can speak
+	Version    Version  // what this connection speaks: the lower of that and ours
+	Features   []string // as it offers them; this package uses none
 	NixVersion string   // for people, "2.34.8"; "" where it is not said, as below 1.33
 	Trust      Trust
 }

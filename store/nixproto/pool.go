@@ -28,7 +28,7 @@ type PoolOptions struct {
 
 // Pool answers queries over a bounded number of connections, made when needed and used again.
 //
-// It is safe for concurrent use. Its methods are those of [Client], and each fails likewise.
+// It is safe for concurrent use. Its methods are the queries of [Client], and each fails likewise.
 // A broken connection is dropped.
 // A query that fails because an unused connection has gone, as all do when a daemon restarts, is asked once more on a
 // new one; nothing else is retried.

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -96,7 +97,7 @@ func (d *realDaemon) stdio(t *testing.T, program string, args ...string) *stdio 
 	s := &stdio{WriteCloser: in, out: out}
 	cmd.Stderr = &s.stderr
 	require.NoError(t, cmd.Start())
-	s.wait = cmd.Wait
+	s.wait, s.kill = cmd.Wait, cmd.Process.Kill
 	t.Cleanup(func() { s.Close() })
 	return s
 }
@@ -107,12 +108,19 @@ type stdio struct {
 	out    io.ReadCloser
 	stderr bytes.Buffer // complete once the connection is closed
 	wait   func() error
+	kill   func() error
+	killed atomic.Bool // it did not end by itself when it was left
 }
 
 func (s *stdio) Read(p []byte) (int, error) { return s.out.Read(p) }
 
 func (s *stdio) Close() error {
 	s.WriteCloser.Close()
+	kill := time.AfterFunc(5*time.Second, func() {
+		s.killed.Store(true)
+		s.kill()
+	})
+	defer kill.Stop()
 	s.wait() // closes out
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -101,4 +102,11 @@ func serveNix(
 		}
 	})
 	return s
+}
+
+// peers returns the clients so far.
+func (s *served) peers() []nixproto.Peer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.peer)
 }

@@ -19,7 +19,7 @@ type Settings struct {
 	Verbosity      uint64
 	MaxJobs        uint64        // builds at once; 0 builds nothing but by the daemon's own builders
 	MaxSilentTime  time.Duration // in whole seconds; 0 for ever
-	VerboseBuild   bool          // builds' output as log lines too; without it, as results of activities alone
+	VerboseBuild   bool          // builds' output as log lines; without it, as results of activities: see [Event.LogLine]
 	Cores          uint64        // what a build finds in NIX_BUILD_CORES; 0 for all
 	UseSubstitutes bool
 
