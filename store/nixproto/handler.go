@@ -37,7 +37,7 @@ type AddHandler interface {
 	// AddMultipleToStore adds paths, for the operations AddMultipleToStore and AddToStoreNar.
 	//
 	// A NAR that is not one, or not of its size, fails while it is read; its hash is for the handler to check.
-	// What is not read is passed over. Ultimate and DontCheckSigs are false, and Repair is refused,
+	// What is not read is passed over, after an error too, for as long as the client goes on sending. Ultimate and DontCheckSigs are false, and Repair is refused,
 	// if the client is not trusted.
 	AddMultipleToStore(ctx context.Context, paths Source, o *AddOptions) error
 }

@@ -13,9 +13,9 @@ import (
 type BuildMode uint8
 
 const (
-	BuildNormal BuildMode = iota
-	BuildRepair           // replace outputs that are damaged
-	BuildCheck            // build what is there once more, and compare
+	BuildNormal BuildMode = iota // build what is not there
+	BuildRepair                  // replace outputs that are damaged
+	BuildCheck                   // build what is there once more, and compare
 )
 
 func decodeBuildMode(d *decoder) BuildMode {
@@ -30,21 +30,21 @@ func decodeBuildMode(d *decoder) BuildMode {
 type BuildStatus uint8
 
 const (
-	Built BuildStatus = iota
-	Substituted
-	AlreadyValid
-	PermanentFailure // the builder failed, and would again
-	InputRejected
-	OutputRejected // a fixed output with another hash, and the like
-	TransientFailure
-	CachedFailure
-	TimedOut
-	MiscFailure
-	DependencyFailed
-	LogLimitExceeded
-	NotDeterministic
-	ResolvesToAlreadyValid
-	NoSubstituters
+	Built                  BuildStatus = iota // now
+	Substituted                               // fetched, not built
+	AlreadyValid                              // nothing was to be done
+	PermanentFailure                          // the builder failed, and would again
+	InputRejected                             // the derivation itself is at fault
+	OutputRejected                            // a fixed output with another hash, and the like
+	TransientFailure                          // another try may do better
+	CachedFailure                             // it failed before
+	TimedOut                                  // too long, or too long silent
+	MiscFailure                               // no other
+	DependencyFailed                          // a build that this one needs failed
+	LogLimitExceeded                          // max-log-size
+	NotDeterministic                          // BuildCheck got something else
+	ResolvesToAlreadyValid                    // as another derivation, whose outputs are there
+	NoSubstituters                            // nobody has it, and it cannot be built
 )
 
 var statusNames = [...]string{

@@ -523,7 +523,7 @@ func TestHostileClients(t *testing.T) {
 		{"no derived path", slices.Concat(hello, wire(46, 1, string(absent)+"!out")), "derived path"},
 		{"no output", slices.Concat(hello, wire(46, 1, string(absent)+".drv!")), "derived path"},
 		{"giant frame", slices.Concat(hello, wire(44, 0, 0, ^uint64(0))), "frame of"},
-		{"frame of a lie", slices.Concat(hello, wire(44, 0, 0, 1<<60, 1)), ""},
+		{"frame of a lie", slices.Concat(hello, wire(44, 0, 0, uint64(1<<60), 1)), ""},
 		{"no hash part", slices.Concat(hello, wire(29, "short")), "hash part"},
 		{"aeons of silence", slices.Concat(hello, wire(19, 0, 0, 0, 0, 0, uint64(1<<62), 0, 0, 0, 0, 0, 0, 0)), "seconds"},
 		{"negative size", slices.Concat(hello, wire(39, string(absent), "", strings.Repeat("ab", 32), 0, 0, -1)), "too large"},
@@ -575,6 +575,33 @@ func TestClientLeaves(t *testing.T) {
 		require.ErrorContains(t, ended(), "client left")
 		require.Equal(t, time.Hour, time.Since(begun))
 	})
+}
+
+// Frames without end, behind a refusal or not, cost no memory, and end with the client.
+func TestEndlessFrames(t *testing.T) {
+	for _, name := range []string{"refuse", "skip"} {
+		inBubble(t, name, func(t *testing.T) {
+			conn, ended := serveOnPipe(t.Context(), func(*nixproto.Session) nixproto.Handler { return newShelf() }, trusted)
+			go io.Copy(io.Discard, conn)
+			u := upload(name, "")
+			u.Info.Info.NarSize = 1 << 40
+			conn.Write(slices.Concat(hello, wire(44, 0, 0)))
+			for _, part := range [][]byte{wire(1), additionHead(u), wire("nix-archive-1", "(", "type", "regular", "contents", uint64(1<<40))} {
+				conn.Write(slices.Concat(wire(len(part)), part))
+			}
+			frame := slices.Concat(wire(1<<16), make([]byte, 1<<16))
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			for range 1000 {
+				_, err := conn.Write(frame)
+				require.NoError(t, err)
+			}
+			runtime.ReadMemStats(&after)
+			require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(1<<20), "bytes of memory taken")
+			conn.Close()
+			require.ErrorContains(t, ended(), "client left")
+		})
+	}
 }
 
 // The end of the server's own context ends the session, whatever the client does.

@@ -165,7 +165,7 @@ func TestHostileResults(t *testing.T) {
 		{"giant message", build, wire(0, huge), "string of"},
 		{"no boolean", build, wire(0, "", 1, 2), "no boolean"},
 		{"time before all time", build, wire(0, "", 1, 0, -1), "too large"},
-		{"time after all time", build, wire(0, "", 1, 0, 1<<40), "time of"},
+		{"time after all time", build, wire(0, "", 1, 0, uint64(1<<40)), "time of"},
 		{"CPU is no option", build, wire(0, "", 1, 0, 0, 0, 2), "no boolean"},
 		{"aeons of CPU", build, wire(0, "", 1, 0, 0, 0, 1, uint64(1<<60)), "CPU"},
 		{"giant outputs", build, wire(0, "", 1, 0, 0, 0, 0, 0, huge), "list of"},
