@@ -149,8 +149,8 @@ func (s *Session) pump(conn io.Reader, to *io.PipeWriter) {
 			}
 		}
 		if err != nil {
+			s.gone(fmt.Errorf("%w: %v", errLeft, err)) // first, so that it is known to whoever reads the end
 			to.CloseWithError(err)
-			s.gone(fmt.Errorf("%w: %v", errLeft, err))
 			return
 		}
 	}
