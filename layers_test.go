@@ -67,6 +67,7 @@ var layers = map[string][]string{
 	"internal/pgtest":    {},
 	"internal/plainhttp": {},
 	"internal/realnix":   {},
+	"internal/relay":     {},
 	"internal/s3test":    {},
 	"internal/shelf":     {},
 	"internal/tlstest":   {},
