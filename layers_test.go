@@ -53,6 +53,7 @@ var layers = map[string][]string{
 	"internal/archivetest": {},
 	"internal/background":  {},
 	"internal/buffer":      {},
+	"internal/buildertest": {"internal/realnix"},
 	"internal/catalogtest": {
 		"narinfo", "store/bucketstore/catalog", "store/bucketstore/catalog/postgres", "store/bucketstore/catalog/sqlite",
 	},
