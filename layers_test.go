@@ -48,6 +48,7 @@ var layers = map[string][]string{
 	"offload/drv":                        {"offload"},
 	"offload/host":                       {"offload"},
 	"offload/history":                    {"offload"},
+	"offload/ssh":                        {},
 
 	"internal/acmetest":    {},
 	"internal/archivetest": {},
@@ -120,6 +121,7 @@ var layers = map[string][]string{
 	"examples/drv":         {"offload/drv"},
 	"examples/host":        {"offload", "offload/host"},
 	"examples/history":     {"offload", "offload/history"},
+	"examples/ssh":         {"offload/ssh"},
 	"examples/catalog": {
 		"store/bucketstore", "store/bucketstore/catalog", "store/bucketstore/catalog/sqlite",
 	},
@@ -184,6 +186,7 @@ var embeds = map[string][]string{
 		"github.com/dustin/go-humanize", "github.com/google/uuid", "github.com/remyoudompheng/bigfft", "golang.org/x/exp",
 		"golang.org/x/sys", "modernc.org/libc", "modernc.org/mathutil", "modernc.org/memory", "modernc.org/sqlite",
 	},
+	"offload/ssh": {"golang.org/x/crypto"},
 	"store/bucketstore/s3": {
 		"github.com/cespare/xxhash/v2", "github.com/dustin/go-humanize", "github.com/google/uuid",
 		"github.com/klauspost/compress", "github.com/klauspost/cpuid/v2", "github.com/klauspost/crc32",
