@@ -28,11 +28,15 @@ type breaker struct {
 	until    time.Time // the next attempt
 }
 
-// fail opens the breaker and returns how long it stays so: a random part of a bound that doubles.
+// fail opens the breaker and returns how long it stays so: a random part of a bound that doubles. Keys don't mend
+// themselves, and who tries them too often is shut out by some: for them the bound is ten times the longest.
 func (b *breaker) fail(err *Error) time.Duration {
 	bound := b.max
 	if b.failures < 16 { // beyond that the shift overflows
 		bound = min(b.max, b.min<<b.failures)
+	}
+	if err.Kind == HostKey || err.Kind == Authentication {
+		bound = 10 * b.max
 	}
 	b.failures++
 	b.state, b.last = Suspended, err

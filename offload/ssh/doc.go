@@ -31,7 +31,8 @@
 // time of the next attempt in it. That one is made in the background, so that a dead builder costs the builds that wait
 // for the first attempt one timeout, and later ones nothing. The time between attempts doubles from
 // [Options].MinBackoff to [Options].MaxBackoff; each wait is a random part of it (full jitter), for builders that died
-// together come back together. A connection that falls silent, or that is lost before a command ended on it, opens
+// together come back together. After a wrong key, of the builder or of ours, the bound is ten times MaxBackoff, for those
+// who knock too often are shut out by some; [Pool.Retry] is for who mended it. A connection that falls silent, or that is lost before a command ended on it, opens
 // the breaker too. [Pool.Status] reads all of it.
 //
 // # Speed

@@ -75,6 +75,22 @@ func TestHostKeys(t *testing.T) {
 	}
 }
 
+func TestRetryAfterAKeyWasMended(t *testing.T) {
+	b := buildertest.Start(t, nil)
+	h, o := host(t, b, nil), fast()
+	h.HostKeys = nil
+	o.KnownHosts = []string{file(t, "known_hosts", "")}
+	p := open(t, h, o)
+	_, _, err := run(t, p, "true", "")
+	fails(t, err, ssh.HostKey)
+	require.NoError(t, os.WriteFile(o.KnownHosts[0], []byte(knownhosts.Line([]string{b.Addr()}, b.HostKey)), 0o600))
+	_, _, err = run(t, p, "true", "")
+	require.False(t, fails(t, err, ssh.HostKey).RetryAt.IsZero())
+	p.Retry()
+	_, _, err = run(t, p, "true", "")
+	require.NoError(t, err)
+}
+
 func TestAKeyIsLearnedIfAsked(t *testing.T) {
 	b := buildertest.Start(t, nil)
 	h, o := host(t, b, nil), fast()

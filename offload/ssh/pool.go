@@ -447,6 +447,19 @@ func (p *Pool) Status() Status {
 	return s
 }
 
+// Retry closes the breaker, so that the next Open connects at once: for an operator who mended something.
+func (p *Pool) Retry() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.breaker.state != Suspended {
+		return
+	}
+	p.breaker.connected()
+	p.breaker.proved()
+	p.traceState(Suspended)
+	p.notify()
+}
+
 // Close ends every session with [ErrClosed] and returns when nothing of the pool runs. Its error is nil. A second
 // Close does nothing.
 func (p *Pool) Close() error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"sync"
@@ -12,9 +13,11 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/crypto/ssh/knownhosts"
 
 	"github.com/voidnxlab/nixtrap/internal/buildertest"
 	"github.com/voidnxlab/nixtrap/internal/realnix"
+	"github.com/voidnxlab/nixtrap/internal/relay"
 	"github.com/voidnxlab/nixtrap/offload/ssh"
 )
 
@@ -265,4 +268,61 @@ func TestOpenStopsAtEachStep(t *testing.T) {
 		_, _, err = run(t, p, "true", "")
 		require.NoError(t, err)
 	})
+}
+
+func TestIPv6(t *testing.T) {
+	b := buildertest.Start(t, nil)
+	link, err := relay.Listen("[::1]:0", b.Addr())
+	if err != nil {
+		t.Skipf("no IPv6 here: %v", err)
+	}
+	defer link.Close()
+	h, o := host(t, b, link), fast()
+	require.Equal(t, "::1", h.Address)
+	h.HostKeys = nil
+	o.KnownHosts = []string{file(t, "known_hosts", knownhosts.Line([]string{link.Addr()}, b.HostKey)+"\n")}
+	_, _, err = run(t, open(t, h, o), "true", "")
+	require.NoError(t, err)
+}
+
+func TestTraceIsToldWhatHappens(t *testing.T) {
+	b := buildertest.Start(t, nil)
+	link := buildertest.Relay(t, b)
+	var (
+		mu   sync.Mutex
+		told []string
+	)
+	tell := func(what string) {
+		mu.Lock()
+		defer mu.Unlock()
+		told = append(told, what)
+	}
+	o := fast()
+	o.Trace = ssh.Trace{
+		Connected:     func(d time.Duration) { tell(fmt.Sprint("connected ", d > 0)) },
+		ConnectFailed: func(err *ssh.Error, d time.Duration) { tell(fmt.Sprint("failed ", err.Kind)) },
+		Disconnected: func(err *ssh.Error) {
+			if err == nil {
+				tell("closed")
+				return
+			}
+			tell("disconnected " + string(err.Kind))
+		},
+		State:  func(s ssh.State) { tell("state " + string(s)) },
+		Opened: func(d time.Duration) { tell(fmt.Sprint("opened ", d > 0)) },
+		Ended:  func(sent, received int64, err error) { tell(fmt.Sprint("ended ", sent, " ", received, " ", err)) },
+	}
+	p := open(t, host(t, b, link), o)
+	_, _, err := run(t, p, "wc -c", "four")
+	require.NoError(t, err)
+	link.Refuse()
+	link.Cut()
+	buildertest.Await(t, "the loss is seen", func() bool { return p.Status().Connections == 0 })
+	fails(t, tries(t, p, 1), ssh.Refused)
+	require.NoError(t, p.Close())
+	mu.Lock()
+	defer mu.Unlock()
+	require.Equal(t, []string{
+		"connected true", "opened true", "ended 4 2 <nil>", "disconnected lost", "failed refused", "state suspended",
+	}, told)
 }
