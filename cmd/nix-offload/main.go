@@ -1,0 +1,46 @@
+// Nix-offload decides where Nix builds, in place of the list of machines and the formula that Nix has of its own.
+//
+// Nix starts `nix-offload hook` as its build-hook for each build that may go elsewhere, and unmodified Nix does what is
+// done to the local store. Called as nix-offload-hook it is that hook without arguments, for Nix 2.8.
+//
+// Run `nix-offload help` for its commands.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/voidnxlab/nixtrap/internal/subcommand"
+)
+
+func main() {
+	err := run(context.Background(), os.Args, os.Environ(), os.Stdin, os.Stdout, os.Stderr)
+	if text := message(err); text != "" {
+		fmt.Fprintln(os.Stderr, text)
+	}
+	os.Exit(exitStatus(err))
+}
+
+// run is the program. args[0] is the name that it was called by, env has the form of os.Environ.
+func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stderr io.Writer) error {
+	p := &process{env: parseEnviron(env), stdin: stdin, stdout: stdout, stderr: stderr}
+	program := p.program()
+	if name(args) == hookName {
+		return program.RunCommand(ctx, p.hookAlone(), args[1:])
+	}
+	return program.Run(ctx, args[1:])
+}
+
+// program is the list of commands.
+func (p *process) program() *subcommand.Program {
+	return &subcommand.Program{
+		Name:   programName,
+		About:  "nix-offload decides where Nix builds.",
+		Stdout: p.stdout,
+		Commands: []*subcommand.Command{
+			{Name: "hook", Args: "[flags] VERBOSITY", Short: "answer Nix as its build-hook", Long: hookHelp, Run: p.runHook},
+		},
+	}
+}
