@@ -69,7 +69,7 @@ exec unshare -m --propagation unchanged /bin/sh -c 'mount --bind %[1]s/builder %
 		"NIX_DAEMON_SOCKET_PATH=" + r.dir + "/daemon", "BUILDER_CONFIG=" + config + "builders =\nsystem-features = big",
 		"NIX_OFFLOAD_SOCKET=" + r.dir + "/coordinator",
 	}
-	r.config = strings.Split(config+"builders =\nbuild-hook = "+r.dir+"/nix-offload-hook", "\n")
+	r.config = strings.Split(config+"builders =\nmax-jobs = 1\nbuild-poll-interval = 1\nbuild-hook = "+r.dir+"/nix-offload-hook", "\n")
 	return r
 }
 
@@ -117,7 +117,7 @@ func (r *rig) command(t *testing.T, name string, args ...string) *exec.Cmd {
 	cmd := r.nix.Command(t, name, args...)
 	cmd.Env = append(cmd.Env, r.env...)
 	if r.daemon {
-		cmd.Env = append(cmd.Env, "NIX_REMOTE=daemon", "NIX_CONFIG=experimental-features = nix-command ca-derivations")
+		cmd.Env = append(cmd.Env, "NIX_REMOTE=daemon", "NIX_CONFIG=substituters =\nexperimental-features = nix-command ca-derivations")
 	} else {
 		cmd.Env = append(cmd.Env, "NIX_CONFIG="+strings.Join(r.config, "\n"))
 	}
@@ -190,27 +190,33 @@ func (f deciderFunc) Decide(_ context.Context, settings hook.Settings, try *hook
 	return f(settings, try)
 }
 
-// coordinate answers hooks from now on, until stop or the test's end. It returns the list of what was asked.
+// coordinate answers hooks until the test's end. It returns what was asked.
 func (r *rig) coordinate(t *testing.T, decide deciderFunc) *questions {
 	t.Helper()
 	q := new(questions)
-	handler := hook.NewHandler(deciderFunc(func(settings hook.Settings, try *hook.Try) (*hook.Answer, error) {
+	r.serve(t, hook.NewHandler(deciderFunc(func(settings hook.Settings, try *hook.Try) (*hook.Answer, error) {
 		q.add(*try)
 		return decide(settings, try)
-	}), nil)
-	r.serve(t, handler)
+	}), nil))
 	return q
 }
 
 // serve is a coordinator that may be anything.
 func (r *rig) serve(t *testing.T, handler http.Handler) {
 	t.Helper()
-	listener, err := net.Listen("unix", r.coordinator)
-	require.NoError(t, err)
+	listener := r.listen(t)
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	t.Cleanup(func() { _ = server.Close(); <-served })
+}
+
+func (r *rig) listen(t *testing.T) net.Listener {
+	t.Helper()
+	listener, err := net.Listen("unix", r.coordinator)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = listener.Close() })
+	return listener
 }
 
 type questions struct {
@@ -230,8 +236,9 @@ func (q *questions) all() []hook.Try {
 	return append([]hook.Try(nil), q.list...)
 }
 
-// everywhere runs a test with each release, on the store itself and through its daemon.
-func everywhere(t *testing.T, test func(t *testing.T, r *rig)) {
+// everywhere runs a test with each release, on the store itself and through its daemon. prepare may change the rig before
+// its daemon starts.
+func everywhere(t *testing.T, prepare func(*rig), test func(t *testing.T, r *rig)) {
 	for _, release := range realnix.Releases() {
 		for _, daemon := range []bool{false, true} {
 			name := release + "/single-user"
@@ -240,6 +247,7 @@ func everywhere(t *testing.T, test func(t *testing.T, r *rig)) {
 			}
 			t.Run(name, func(t *testing.T) {
 				r := newRig(t, release, daemon)
+				prepare(r)
 				r.start(t)
 				test(t, r)
 			})

@@ -102,6 +102,11 @@ func (f Fixed) Decide(context.Context, Settings, *Try) (*Answer, error) {
 	return &answer, nil
 }
 
+// note is a message about a trouble of ours.
+func note(level int, err error) Message {
+	return Message{level, "build hook: " + strings.TrimPrefix(err.Error(), "hook: ")}
+}
+
 // appendMessage appends a message as Nix takes it from a hook.
 func appendMessage(b []byte, m Message) []byte {
 	text := m.Text

@@ -46,7 +46,7 @@ func (s *session) delegate(try *Try, answer *Answer, builders string) (accepted 
 
 // decline declines for a trouble of ours.
 func (s *session) decline(answer *Answer, why error) error {
-	note := Message{levelTalkative, "build hook: " + why.Error()}
+	note := note(levelTalkative, why)
 	return s.say(append(answer.Messages, note), Decline, "")
 }
 
@@ -105,6 +105,6 @@ func (s *session) relay(child *remote) (int, error) {
 		return state.ExitCode(), nil
 	}
 	err := fmt.Errorf("hook: build-remote: %v", state)
-	_, _ = s.reply.Write(appendMessage(nil, Message{0, "build hook: " + err.Error()}))
+	_, _ = s.reply.Write(appendMessage(nil, note(0, err)))
 	return 1, err
 }

@@ -46,6 +46,7 @@ func Serve(ctx context.Context, in io.Reader, reply io.Writer, opts *Options) (s
 		return 1, s.refuse(err)
 	}
 	for {
+		s.replied = false
 		try, err := s.in.Next()
 		if errors.Is(err, io.EOF) {
 			return 0, nil
@@ -74,13 +75,12 @@ type session struct {
 	opts     Options
 	settings Settings
 	parent   int    // Nix's process
-	replied  bool   // to the current try
+	replied  bool   // to what Nix says now
 	nobody   string // builders in which build-remote has found no machine, so that it need not look again
 }
 
 // answer replies to a try. If the build was accepted it is over, and status is the hook's.
 func (s *session) answer(ctx context.Context, try *Try) (accepted bool, status int, err error) {
-	s.replied = false
 	answer := s.decide(ctx, try)
 	switch answer.Verdict {
 	case Accept:
@@ -107,7 +107,7 @@ func (s *session) decide(ctx context.Context, try *Try) *Answer {
 			answer.Messages = append(notes, answer.Messages...)
 			return answer
 		}
-		notes = append(notes, Message{levelTalkative, fmt.Sprintf("build hook: %s: %v", try.Drv, err)})
+		notes = append(notes, note(levelTalkative, err))
 	}
 	return &Answer{Verdict: Decline, Messages: notes}
 }
@@ -165,7 +165,7 @@ func (s *session) say(messages []Message, verdict Verdict, name string) error {
 // It returns why.
 func (s *session) refuse(why error) error {
 	if !s.replied {
-		message := Message{0, "build hook: " + why.Error() + "; building without it"}
+		message := note(0, fmt.Errorf("%v; building without it", why))
 		if err := s.say([]Message{message}, DeclinePermanently, ""); err != nil {
 			return err
 		}

@@ -1,0 +1,8 @@
+package hook
+
+// What Nix says, for tests.
+var (
+	AppendSettings = appendSettings
+	AppendTry      = appendTry
+	AppendBuild    = appendBuild
+)
