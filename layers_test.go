@@ -49,6 +49,7 @@ var layers = map[string][]string{
 	"offload/host":                       {"offload"},
 	"offload/history":                    {"offload"},
 	"offload/ssh":                        {},
+	"offload/hook":                       {},
 
 	"internal/acmetest":    {},
 	"internal/archivetest": {},
@@ -58,21 +59,22 @@ var layers = map[string][]string{
 	"internal/catalogtest": {
 		"narinfo", "store/bucketstore/catalog", "store/bucketstore/catalog/postgres", "store/bucketstore/catalog/sqlite",
 	},
-	"internal/debian":    {},
-	"internal/filehash":  {"narinfo"},
-	"internal/glob":      {},
-	"internal/memnet":    {},
-	"internal/narfile":   {"narinfo", "store"},
-	"internal/oidctest":  {},
-	"internal/pause":     {},
-	"internal/peer":      {},
-	"internal/pgtest":    {},
-	"internal/plainhttp": {},
-	"internal/realnix":   {},
-	"internal/relay":     {},
-	"internal/s3test":    {},
-	"internal/shelf":     {},
-	"internal/tlstest":   {},
+	"internal/debian":     {},
+	"internal/filehash":   {"narinfo"},
+	"internal/glob":       {},
+	"internal/memnet":     {},
+	"internal/narfile":    {"narinfo", "store"},
+	"internal/oidctest":   {},
+	"internal/pause":      {},
+	"internal/peer":       {},
+	"internal/pgtest":     {},
+	"internal/plainhttp":  {},
+	"internal/realnix":    {},
+	"internal/relay":      {},
+	"internal/s3test":     {},
+	"internal/shelf":      {},
+	"internal/tlstest":    {},
+	"internal/subcommand": {},
 
 	"cmd/narserved": {
 		"nar", "narinfo", "signing", "store", "store/artefact", "store/localstore", "store/bucketstore",
@@ -80,6 +82,8 @@ var layers = map[string][]string{
 		"store/bucketstore/gc", "store/bucketstore/s3", "store/httpstore", "store/httpstore/upload", "store/pullthrough",
 		"httpcache", "httpcache/token", "httpcache/oidc", "httpcache/clientcert",
 	},
+
+	"cmd/nix-offload": {"offload/hook"},
 
 	"bench/internal/stats":    {},
 	"bench/internal/rawhttp":  {},
@@ -122,6 +126,7 @@ var layers = map[string][]string{
 	"examples/host":        {"offload", "offload/host"},
 	"examples/history":     {"offload", "offload/history"},
 	"examples/ssh":         {"offload/ssh"},
+	"examples/hook":        {"offload/hook"},
 	"examples/catalog": {
 		"store/bucketstore", "store/bucketstore/catalog", "store/bucketstore/catalog/sqlite",
 	},
@@ -130,10 +135,11 @@ var layers = map[string][]string{
 
 // embeds lists the modules that come along with each public package: what an embedder pays for importing it.
 var embeds = map[string][]string{
-	"nar":     {"golang.org/x/sys"},
-	"signing": {},
-	"narinfo": {"github.com/nix-community/go-nix"},
-	"store":   {"github.com/nix-community/go-nix", "golang.org/x/sys"},
+	"nar":          {"golang.org/x/sys"},
+	"signing":      {},
+	"narinfo":      {"github.com/nix-community/go-nix"},
+	"store":        {"github.com/nix-community/go-nix", "golang.org/x/sys"},
+	"offload/hook": {},
 	"store/nixproto": {
 		"github.com/nix-community/go-nix", "golang.org/x/sys",
 	},

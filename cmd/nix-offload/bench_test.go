@@ -72,7 +72,7 @@ func BenchmarkHook(b *testing.B) {
 	b.ReportMetric(float64(memory)/1024, "MiB-peak")
 }
 
-// cutAtTries returns a session up to its first question, and the second question.
+// cutAtTries returns a session's settings with its first question, and its second.
 func cutAtTries(b *testing.B, session []byte) (first, next []byte) {
 	b.Helper()
 	const word = "\x03\x00\x00\x00\x00\x00\x00\x00try\x00\x00\x00\x00\x00"

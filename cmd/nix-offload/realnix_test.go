@@ -15,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/voidnxlab/nixtrap/internal/realnix"
 	"github.com/voidnxlab/nixtrap/offload/hook"
 )
 
@@ -55,9 +56,9 @@ func TestBuildGoesWhereTheCoordinatorSays(t *testing.T) {
 			require.Equal(t, "x86_64-linux", tries[0].System)
 			require.Equal(t, []string{"big"}, tries[0].Features)
 			require.True(t, strings.HasSuffix(tries[0].Drv, "-where.drv"))
-			locks, err := filepath.Glob(r.nix.Host(r.dir + "/nix/state/current-load/*"))
+			locks, err := filepath.Glob(r.nix.Host(r.dir + "/nix/state/current-load/*lease-1*"))
 			require.NoError(t, err)
-			t.Log(locks)
+			require.Len(t, locks, 2, "build-remote keeps two files for each name of a machine, for ever")
 		})
 		t.Run("outputs and inputs", func(t *testing.T) {
 			q := r.coordinate(t, r.accept(t))
@@ -103,6 +104,51 @@ func TestBuildGoesWhereTheCoordinatorSays(t *testing.T) {
 		})
 		t.Run("failure", func(t *testing.T) { testFailure(t, r) })
 	})
+}
+
+// TestAllReleasesReadTheseMachines is about what a coordinator may write.
+func TestAllReleasesReadTheseMachines(t *testing.T) {
+	for _, release := range realnix.Releases() {
+		t.Run(release, func(t *testing.T) {
+			r := newRig(t, release, false)
+			for name, columns := range map[string]string{
+				"dashes":    "- - - - - -",
+				"system":    "x86_64-linux",
+				"systems":   "i686-linux,x86_64-linux - 2 3",
+				"supported": "x86_64-linux - 1 1 big,kvm -",
+				"mandatory": "x86_64-linux - 1 1 - big",
+				"hostkey":   "x86_64-linux - 1 1 big - -",
+			} {
+				t.Run(name, func(t *testing.T) {
+					uri, _, _ := strings.Cut(r.line(t, "leases.of_"+name+"-1"), " ")
+					r.coordinate(t, func(hook.Settings, *hook.Try) (*hook.Answer, error) {
+						return &hook.Answer{Verdict: hook.Accept, Line: uri + " " + columns}, nil
+					})
+					features := ""
+					if strings.Contains(columns, "big") {
+						features = `requiredSystemFeatures = [ "big" ];`
+					}
+					got := r.build(t, name, r.whereScript(), features)
+					require.Zero(t, got.status, got.stderr)
+					require.Equal(t, "builder", r.read(t, got.stdout))
+				})
+			}
+		})
+	}
+}
+
+// TestMisuseInNixConfBuildsHere has an operator write a flag that there is not.
+func TestMisuseInNixConfBuildsHere(t *testing.T) {
+	for _, release := range []string{"2.26", "2.34"} { // 2.8 takes no flags
+		t.Run(release, func(t *testing.T) {
+			r := newRig(t, release, false)
+			r.config[len(r.config)-1] += " --frobnicate"
+			got := r.build(t, "misuse", r.whereScript(), "")
+			require.Zero(t, got.status, got.stderr)
+			require.Equal(t, "nix", r.read(t, got.stdout))
+			require.Contains(t, got.stderr, "not defined: --frobnicate")
+		})
+	}
 }
 
 // testFailure compares with a build that Nix does by itself over the same second machine.
