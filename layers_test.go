@@ -50,6 +50,10 @@ var layers = map[string][]string{
 	"offload/history":                    {"offload"},
 	"offload/ssh":                        {},
 	"offload/hook":                       {},
+	"offload/shim":                       {"narinfo", "offload", "offload/drv", "store", "store/nixproto"},
+	"offload/coordinator": {
+		"narinfo", "offload", "offload/drv", "offload/history", "offload/hook", "offload/host", "offload/shim", "offload/ssh",
+	},
 
 	"internal/acmetest":    {},
 	"internal/archivetest": {},
@@ -83,7 +87,10 @@ var layers = map[string][]string{
 		"httpcache", "httpcache/token", "httpcache/oidc", "httpcache/clientcert",
 	},
 
-	"cmd/nix-offload": {"offload/hook"},
+	"cmd/nix-offload": {
+		"narinfo", "store/localstore", "offload", "offload/coordinator", "offload/history", "offload/hook", "offload/machines",
+		"offload/shim", "offload/ssh",
+	},
 
 	"bench/internal/stats":    {},
 	"bench/internal/rawhttp":  {},
@@ -127,6 +134,8 @@ var layers = map[string][]string{
 	"examples/history":     {"offload", "offload/history"},
 	"examples/ssh":         {"offload/ssh"},
 	"examples/hook":        {"offload/hook"},
+	"examples/coordinator": {"offload/coordinator", "offload/machines", "offload/shim", "offload/drv"},
+	"examples/shim":        {"offload/coordinator", "offload/shim", "store/localstore"},
 	"examples/catalog": {
 		"store/bucketstore", "store/bucketstore/catalog", "store/bucketstore/catalog/sqlite",
 	},
@@ -192,7 +201,13 @@ var embeds = map[string][]string{
 		"github.com/dustin/go-humanize", "github.com/google/uuid", "github.com/remyoudompheng/bigfft", "golang.org/x/exp",
 		"golang.org/x/sys", "modernc.org/libc", "modernc.org/mathutil", "modernc.org/memory", "modernc.org/sqlite",
 	},
-	"offload/ssh": {"golang.org/x/crypto"},
+	"offload/ssh":  {"golang.org/x/crypto"},
+	"offload/shim": {"github.com/nix-community/go-nix", "golang.org/x/sys"},
+	"offload/coordinator": {
+		"github.com/dustin/go-humanize", "github.com/google/uuid", "github.com/nix-community/go-nix",
+		"github.com/remyoudompheng/bigfft", "golang.org/x/crypto", "golang.org/x/exp", "golang.org/x/sys", "modernc.org/libc",
+		"modernc.org/mathutil", "modernc.org/memory", "modernc.org/sqlite",
+	},
 	"store/bucketstore/s3": {
 		"github.com/cespare/xxhash/v2", "github.com/dustin/go-humanize", "github.com/google/uuid",
 		"github.com/klauspost/compress", "github.com/klauspost/cpuid/v2", "github.com/klauspost/crc32",

@@ -1,0 +1,208 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/voidnxlab/nixtrap/narinfo"
+	"github.com/voidnxlab/nixtrap/offload"
+	"github.com/voidnxlab/nixtrap/offload/history"
+	"github.com/voidnxlab/nixtrap/offload/shim"
+)
+
+var _ shim.Desk = (*Coordinator)(nil)
+
+func (l *lease) ticket() *shim.Ticket {
+	return &shim.Ticket{Lease: l.id, Machine: l.machine.Machine, Request: l.request, Limits: l.limits}
+}
+
+// Take implements [shim.Desk].
+func (c *Coordinator) Take(_ context.Context, program string) (*shim.Ticket, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l := c.leases[program]
+	if l == nil || !l.machine.running[l] {
+		return nil, nil
+	}
+	return l.ticket(), nil
+}
+
+// Place implements [shim.Desk].
+func (c *Coordinator) Place(ctx context.Context, w *shim.Wish) (*shim.Ticket, error) {
+	if w.Request == nil {
+		return nil, errors.New("coordinator: a wish without a request")
+	}
+	for {
+		c.mu.Lock()
+		changed := c.changed
+		c.mu.Unlock()
+		q := &question{request: w.Request, limits: w.Limits, maxJobs: unknownJobs, builders: true, without: w.Without}
+		switch choice, l := c.choose(ctx, q); choice.Verdict {
+		case offload.Accept:
+			return l.ticket(), nil
+		case offload.Decline:
+			return nil, shim.ErrNobody
+		}
+		select {
+		case <-changed:
+		case <-time.After(c.opts.ReadEvery):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// Open implements [shim.Desk].
+func (c *Coordinator) Open(ctx context.Context, t *shim.Ticket) (io.ReadWriteCloser, error) {
+	c.mu.Lock()
+	m, l := c.fleet[t.Machine.Name], c.leases[t.Lease]
+	if l != nil {
+		l.expires = time.Time{}
+	}
+	c.mu.Unlock()
+	if m == nil {
+		return nil, fmt.Errorf("coordinator: no machine %q any more", t.Machine.Name)
+	}
+	conn, err := c.opts.Transport.Open(ctx, &m.Machine, daemonCommand(&m.Machine))
+	if err != nil {
+		c.broke(l, err)
+		return nil, err
+	}
+	return &held{conn, c, l}, nil
+}
+
+// held is a connection whose end is that of its lease.
+type held struct {
+	io.ReadWriteCloser
+	c     *Coordinator
+	lease *lease // nil: it only fetches
+}
+
+// Read implements io.Reader.
+func (h *held) Read(p []byte) (int, error) {
+	n, err := h.ReadWriteCloser.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		h.c.broke(h.lease, err)
+	}
+	return n, err
+}
+
+// Close implements io.Closer.
+func (h *held) Close() error {
+	if h.lease != nil {
+		h.c.mu.Lock()
+		defer h.c.mu.Unlock()
+		h.c.release(h.lease)
+	}
+	return h.ReadWriteCloser.Close()
+}
+
+// broke notes why a lease's connection has ended.
+func (c *Coordinator) broke(l *lease, err error) {
+	if l == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if l.broken == nil {
+		l.broken = err
+	}
+}
+
+func daemonCommand(m *offload.Machine) string {
+	if len(m.RemoteProgram) == 0 {
+		return "nix-daemon --stdio"
+	}
+	var command strings.Builder
+	for _, word := range m.RemoteProgram {
+		command.WriteString("'" + strings.ReplaceAll(word, "'", `'\''`) + "' ")
+	}
+	return command.String() + "--stdio"
+}
+
+// Look implements [shim.Desk].
+func (c *Coordinator) Look(ctx context.Context, machine string) (offload.Readings, error) {
+	c.mu.Lock()
+	m := c.fleet[machine]
+	c.mu.Unlock()
+	if m == nil {
+		return offload.Readings{}, fmt.Errorf("coordinator: no machine %q", machine)
+	}
+	return c.readingsOf(ctx, &m.Machine)
+}
+
+// Where implements [shim.Desk].
+func (c *Coordinator) Where(_ context.Context, output narinfo.StorePath) (*shim.Ticket, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r, ok := c.built[output]
+	if !ok || c.fleet[r.machine] == nil {
+		return nil, nil
+	}
+	return &shim.Ticket{Machine: c.fleet[r.machine].Machine}, nil
+}
+
+// leastSent is how much an upload must have to tell how fast the way to a machine is.
+const leastSent = 1 << 20
+
+// Settle implements [shim.Desk].
+func (c *Coordinator) Settle(ctx context.Context, r *shim.Report) error {
+	if r.Request == nil {
+		return errors.New("coordinator: a report without a request")
+	}
+	c.mu.Lock()
+	l, m := c.leases[r.Lease], c.fleet[r.Outcome.Machine]
+	cores := 0
+	if m != nil {
+		for _, p := range r.Outputs {
+			c.built[p] = result{m.Name, time.Now().Add(lingering)}
+		}
+		if r.Sent >= leastSent && r.Sending > 0 {
+			m.learn(float64(r.Sent) / r.Sending.Seconds())
+		}
+		cores = coresOf(&m.readings)
+		switch r.Outcome.Result {
+		case offload.Lost:
+			if l != nil && l.broken != nil { // the connection knows better than who was at its end
+				r.Outcome.Detail = l.broken.Error()
+			}
+			m.lost(time.Now(), r.Outcome.Detail)
+		case offload.Built, offload.Failed:
+			m.losses, m.suspended = 0, time.Time{}
+		}
+	}
+	var decision int64
+	if l != nil {
+		decision = l.decision
+		c.release(l)
+	}
+	c.mu.Unlock()
+	c.log.Info("build ended", "drv", r.Request.DrvPath, "machine", r.Outcome.Machine, "result", r.Outcome.Result,
+		"seconds", r.Outcome.Seconds, "detail", r.Outcome.Detail)
+	if c.opts.History == nil {
+		return nil
+	}
+	var errs []error
+	if decision != 0 {
+		errs = append(errs, c.opts.History.Finish(ctx, decision, &r.Outcome))
+	}
+	if r.Wall > 0 && m != nil {
+		errs = append(errs, c.opts.History.Record(ctx, &history.Build{
+			Request: r.Request, Machine: m.Name, Wall: r.Wall, CPU: r.CPU, Cores: cores, BytesIn: r.Sent,
+			Result: r.Outcome.Result, Ended: r.Outcome.When,
+		}))
+	}
+	return errors.Join(errs...)
+}
+
+// learn takes a measurement of a machine's bandwidth.
+func (m *machine) learn(bandwidth float64) {
+	if m.bandwidth == 0 {
+		m.bandwidth = bandwidth
+	}
+	m.bandwidth += 0.3 * (bandwidth - m.bandwidth)
+}
