@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	"github.com/voidnxlab/nixtrap/internal/subcommand"
 )
@@ -25,10 +26,13 @@ func main() {
 
 // run is the program. args[0] is the name that it was called by, env has the form of os.Environ.
 func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stderr io.Writer) error {
-	p := &process{env: parseEnviron(env), stdin: stdin, stdout: stdout, stderr: stderr}
+	p := &process{called: called(args), env: parseEnviron(env), stdin: stdin, stdout: stdout, stderr: stderr}
 	program := p.program()
-	if name(args) == hookName {
+	switch name := filepath.Base(p.called); {
+	case name == hookName:
 		return program.RunCommand(ctx, p.hookAlone(), args[1:])
+	case name == shimName || isLease(name):
+		return program.RunCommand(ctx, p.shimAlone(), args[1:])
 	}
 	return program.Run(ctx, args[1:])
 }
@@ -40,7 +44,15 @@ func (p *process) program() *subcommand.Program {
 		About:  "nix-offload decides where Nix builds.",
 		Stdout: p.stdout,
 		Commands: []*subcommand.Command{
+			{Name: "coordinator", Args: "[flags]", Short: "decide, and keep the connections to builders", Long: coordinatorHelp, Run: p.runCoordinator},
+			{Name: "status", Args: "[flags]", Short: "show what runs where", Run: p.runStatus},
+			{Name: "explain", Args: "[flags] [DRV]", Short: "show why a build went where it went", Long: explainHelp, Run: p.runExplain},
+			{Name: "machines", Args: "[flags]", Short: "list the builders with all that is known of them, as JSON", Run: p.runMachines},
+			{Name: "mode", Args: "[flags] auto|local|remote", Short: "say where builds may go, for a time", Long: modeHelp, Run: p.runMode},
+			{Name: "drain", Args: "[flags] MACHINE", Short: "give a builder no more builds, for a time", Run: p.runDrain},
+			{Name: "resume", Args: "[flags] MACHINE", Short: "give a builder builds again", Run: p.runResume},
 			{Name: "hook", Args: "[flags] VERBOSITY", Short: "answer Nix as its build-hook", Long: hookHelp, Run: p.runHook},
+			{Name: "shim", Args: "[flags] [--stdio]", Short: "answer Nix in a builder's place", Long: shimHelp, Run: p.runShim},
 		},
 	}
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"io"
-	"path/filepath"
 	"strings"
 
 	"github.com/voidnxlab/nixtrap/internal/subcommand"
@@ -13,17 +12,18 @@ const programName = "nix-offload"
 
 // process is what a command sees of the world around it.
 type process struct {
+	called         string // the name that the program was called by
 	env            environ
 	stdin          io.Reader
 	stdout, stderr io.Writer
 }
 
-// name is the name that the program was called by.
-func name(args []string) string {
+// called is the name that the program was called by.
+func called(args []string) string {
 	if len(args) == 0 {
 		return programName
 	}
-	return filepath.Base(args[0])
+	return args[0]
 }
 
 // environ is an environment. A variable that is not set reads as "".

@@ -87,13 +87,12 @@ func (s *session) awaitReply(child *remote, hurried bool) (verdict Verdict, name
 // relay copies between Nix and build-remote until that is done, and returns its status.
 func (s *session) relay(child *remote) (int, error) {
 	child.rest <- s.in.Rest()
-	said := make(chan error, 1)
+	said := make(chan struct{})
 	go func() {
-		_, err := io.Copy(s.reply, child.lines)
-		if err != nil {
+		defer close(said)
+		if _, err := io.Copy(s.reply, child.lines); err != nil {
 			child.kill() // nobody listens any more
 		}
-		said <- err
 	}()
 	<-child.exited
 	// What build-remote has left behind may hold its files; that must not hold up Nix.

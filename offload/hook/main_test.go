@@ -2,6 +2,7 @@ package hook_test
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -28,7 +29,7 @@ func fakeRemote(behaviour string) int {
 	}
 	for {
 		try, err := r.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return 0
 		}
 		if err != nil {
