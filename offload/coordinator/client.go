@@ -86,6 +86,9 @@ func refusal(resp *http.Response) error {
 	if resp.StatusCode == http.StatusNotFound && strings.Contains(string(text), shim.ErrNobody.Error()) {
 		return shim.ErrNobody
 	}
+	if resp.StatusCode == http.StatusGone {
+		return shim.ErrForgotten
+	}
 	return errors.New(strings.TrimSpace(string(text)))
 }
 

@@ -156,6 +156,10 @@ func (c *Coordinator) Settle(ctx context.Context, r *shim.Report) error {
 	}
 	c.mu.Lock()
 	l, m := c.leases[r.Lease], c.fleet[r.Outcome.Machine]
+	if l == nil && r.Outcome.Result == offload.Lost {
+		c.mu.Unlock()
+		return shim.ErrForgotten
+	}
 	cores := 0
 	if m != nil {
 		for _, p := range r.Outputs {
@@ -167,7 +171,7 @@ func (c *Coordinator) Settle(ctx context.Context, r *shim.Report) error {
 		cores = coresOf(&m.readings)
 		switch r.Outcome.Result {
 		case offload.Lost:
-			if l != nil && l.broken != nil { // the connection knows better than who was at its end
+			if l.broken != nil { // the connection knows better than who was at its end
 				r.Outcome.Detail = l.broken.Error()
 			}
 			m.lost(time.Now(), r.Outcome.Detail)

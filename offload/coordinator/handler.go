@@ -110,6 +110,9 @@ func reply(w http.ResponseWriter, a any, err error) {
 	case errors.Is(err, shim.ErrNobody):
 		http.Error(w, err.Error(), http.StatusNotFound)
 		return
+	case errors.Is(err, shim.ErrForgotten):
+		http.Error(w, err.Error(), http.StatusGone)
+		return
 	case err != nil:
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return

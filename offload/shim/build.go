@@ -22,6 +22,12 @@ type order struct {
 	limits  Limits
 }
 
+// errDesk is wrapped by a build that was lost with its desk: no machine is to blame.
+var errDesk = errors.New("the coordinator was started anew")
+
+// maxDesks is how many desks may be lost under one build.
+const maxDesks = 20
+
 // errMachine is wrapped by what went wrong with a machine, and not with the build on it.
 var errMachine = errors.New("the machine failed")
 
@@ -30,6 +36,7 @@ var errMachine = errors.New("the machine failed")
 func (o *order) build(ctx context.Context, t *Ticket) (*nixproto.BuildResult, *builder, error) {
 	var without []string
 	var failures []error
+	desks := 0
 	for {
 		if t == nil {
 			var err error
@@ -49,6 +56,11 @@ func (o *order) build(ctx context.Context, t *Ticket) (*nixproto.BuildResult, *b
 		}
 		if ctx.Err() != nil || !errors.Is(err, errMachine) {
 			return nil, nil, err
+		}
+		if errors.Is(err, errDesk) && desks < maxDesks {
+			desks++
+			t = nil
+			continue
 		}
 		name := t.Machine.Name
 		without = append(without, name)
@@ -78,9 +90,13 @@ func (o *order) buildOn(ctx context.Context, t *Ticket) (*nixproto.BuildResult, 
 		}
 	}
 	// A report that is lost costs knowledge, and the outputs' whereabouts where several connections fetch them.
-	noted, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	noted, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleLimit)
 	defer cancel()
-	if lost := o.desk.Settle(noted, report); lost != nil {
+	lost := o.desk.Settle(noted, report)
+	switch {
+	case err != nil && errors.Is(lost, ErrForgotten):
+		err = fmt.Errorf("%w: %w", errDesk, err)
+	case lost != nil && !errors.Is(lost, ErrForgotten):
 		o.opts.Logger.Warn("report lost", "drv", o.drv, "error", lost)
 	}
 	return r, b, err
@@ -148,6 +164,9 @@ func (o *order) buildBy(ctx context.Context, b *builder) (*nixproto.BuildResult,
 	}
 	return &results[0].BuildResult, nil
 }
+
+// settleLimit is how long a report may take: a desk may be away for a moment.
+const settleLimit = 20 * time.Second
 
 const (
 	room      = 100 << 20       // what a builder's file systems must have left, or a failed build is laid to that

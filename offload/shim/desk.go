@@ -25,7 +25,8 @@ type Desk interface {
 	// Look takes a machine's readings now.
 	Look(ctx context.Context, machine string) (offload.Readings, error)
 
-	// Settle notes how a build ended.
+	// Settle notes how a build ended. ErrForgotten: the desk does not know its lease, for it was begun anew since; then
+	// what was lost may have been lost with it.
 	Settle(ctx context.Context, r *Report) error
 
 	// Where returns a ticket for fetching an output that was built of late, nil if none knows of it.
@@ -34,6 +35,9 @@ type Desk interface {
 
 // ErrNobody says that no builder takes a build.
 var ErrNobody = errors.New("no builder takes it")
+
+// ErrForgotten says that a lease is not known.
+var ErrForgotten = errors.New("no such lease")
 
 // Wish is a build that wants a builder.
 type Wish struct {

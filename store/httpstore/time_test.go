@@ -229,28 +229,35 @@ func TestMetadataAreAskedForAgainUnderACondition(t *testing.T) {
 		s := bubble(t, u, o)
 		var condition atomic.Value
 		u.interfere(func(_ http.ResponseWriter, r *http.Request) { condition.Store(r.Header.Get("If-None-Match")) })
-		require.NoError(t, lookUp(t.Context(), s, e))
+		look := func() error {
+			err := lookUp(t.Context(), s, e)
+			synctest.Wait() // the trace is told last
+			return err
+		}
+		require.NoError(t, look())
 		require.Empty(t, condition.Load())
 		time.Sleep(time.Minute - 1)
-		require.NoError(t, lookUp(t.Context(), s, e))
+		require.NoError(t, look())
 		require.Equal(t, 1, u.count(".narinfo"))
 		time.Sleep(1)
-		require.NoError(t, lookUp(t.Context(), s, e))
+		require.NoError(t, look())
 		require.NotEmpty(t, condition.Load())
 		require.Equal(t, 2, u.count(".narinfo"))
-		require.NoError(t, lookUp(t.Context(), s, e), "unchanged is as good as new")
+		require.NoError(t, look(), "unchanged is as good as new")
 		require.Equal(t, 2, u.count(".narinfo"))
 
 		changed := infoOf(t, s, e)
+		synctest.Wait()
 		changed.Deriver = "/nix/store/00000000000000000000000000000000-x.drv"
 		u.putInfo(t, changed)
 		time.Sleep(time.Minute)
 		require.Equal(t, changed.Deriver, infoOf(t, s, e).Deriver)
+		synctest.Wait()
 
 		// Gone is gone, however long it was there.
 		u.remove("/" + string(e.Info.StorePath.HashPart()) + ".narinfo")
 		time.Sleep(time.Minute)
-		require.ErrorIs(t, lookUp(t.Context(), s, e), store.ErrNotFound)
+		require.ErrorIs(t, look(), store.ErrNotFound)
 		var got []httpstore.Result
 		synctest.Wait()
 		close(results)
