@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -82,6 +83,14 @@ func (f *office) kill() {
 	_ = syscall.Kill(-f.running.Process.Pid, syscall.SIGKILL) // it runs below what enters the client's namespaces
 	_ = f.running.Wait()
 	f.running = nil
+	for range 1000 { // what was waited for is its parent; it goes on listening until it is gone
+		conn, err := net.Dial("unix", f.Path(f.Dir()+"/run/coordinator.sock"))
+		if err != nil {
+			return
+		}
+		_ = conn.Close()
+		time.Sleep(5 * time.Millisecond)
+	}
 }
 
 func (f *office) status(t *testing.T) (s coordinator.Status) {
