@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
-	"golang.org/x/sys/unix"
 
 	"github.com/voidnxlab/nixtrap/internal/subcommand"
 	"github.com/voidnxlab/nixtrap/offload"
@@ -226,21 +225,6 @@ func (o *ours) Accept() (net.Conn, error) {
 		}
 		_ = conn.Close()
 	}
-}
-
-// peer is the user at a connection's other end.
-func peer(conn *net.UnixConn) (uid int, err error) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var cred *unix.Ucred
-	var failed error
-	err = raw.Control(func(fd uintptr) { cred, failed = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
-	if err = errors.Join(err, failed); err != nil {
-		return 0, err
-	}
-	return int(cred.Uid), nil
 }
 
 // shimFolder is where shims have their names.
