@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/voidnxlab/nixtrap/internal/pause"
 	"github.com/voidnxlab/nixtrap/narinfo"
 	"github.com/voidnxlab/nixtrap/offload"
 	"github.com/voidnxlab/nixtrap/store"
@@ -36,6 +37,7 @@ var errMachine = errors.New("the machine failed")
 func (o *order) build(ctx context.Context, t *Ticket) (*nixproto.BuildResult, *builder, error) {
 	var without []string
 	var failures []error
+	var nobody time.Time // when there was first nobody left
 	desks := 0
 	for {
 		if t == nil {
@@ -45,7 +47,17 @@ func (o *order) build(ctx context.Context, t *Ticket) (*nixproto.BuildResult, *b
 			case errors.Is(err, ErrNobody) && failures == nil:
 				return nil, nil, fmt.Errorf("nix-offload: no builder takes %s: see nix-offload explain %s", o.request.Name, o.drv)
 			case errors.Is(err, ErrNobody):
-				return nil, nil, fmt.Errorf("nix-offload: every builder that takes %s failed: %w", o.request.Name, errors.Join(failures...))
+				// What failed at it may take it again, for there is nobody else: a daemon that was being restarted, a
+				// database that was busy.
+				if nobody.IsZero() {
+					nobody = time.Now()
+					o.say("nix-offload: no other builder takes %s: those that failed are tried again", o.request.Name)
+				}
+				if time.Since(nobody) > o.opts.Patience || pause.For(ctx, o.opts.Patience/4) != nil {
+					return nil, nil, fmt.Errorf("nix-offload: every builder that takes %s failed: %w", o.request.Name, errors.Join(failures...))
+				}
+				without = nil
+				continue
 			case err != nil:
 				return nil, nil, err
 			}

@@ -24,6 +24,8 @@ type Options struct {
 	Program string
 	// Stall is how long a build may say nothing, while nothing else shows that it goes on. 0: 5 min.
 	Stall time.Duration
+	// Patience is for how long builders that failed at a build are tried again when no other takes it. 0: 30 s.
+	Patience time.Duration
 	// StoreRoot is the folder in which the store's folder is: derivations are read from it. "": /.
 	StoreRoot string
 	// Logger is told what goes wrong. nil discards it.
@@ -39,6 +41,9 @@ func Serve(ctx context.Context, conn io.ReadWriteCloser, local store.Store, desk
 	}
 	if s.opts.Stall <= 0 {
 		s.opts.Stall = 5 * time.Minute
+	}
+	if s.opts.Patience <= 0 {
+		s.opts.Patience = 30 * time.Second
 	}
 	if s.opts.Logger == nil {
 		s.opts.Logger = slog.New(slog.DiscardHandler)

@@ -116,6 +116,18 @@ func silent(ctx context.Context, _ *nixproto.Session) (*nixproto.BuildResult, er
 	return nil, ctx.Err()
 }
 
+// breaksOnce ends its connection the first time, and works then.
+func breaksOnce() func(context.Context, *nixproto.Session) (*nixproto.BuildResult, error) {
+	broken := false
+	return func(ctx context.Context, s *nixproto.Session) (*nixproto.BuildResult, error) {
+		if !broken {
+			broken = true
+			return nil, errors.New("the database is busy")
+		}
+		return works(ctx, s)
+	}
+}
+
 // talks says something every minute for twenty.
 func talks(ctx context.Context, s *nixproto.Session) (*nixproto.BuildResult, error) {
 	for range 20 {
@@ -175,6 +187,8 @@ func TestWhatIsGivenUp(t *testing.T) {
 			20 * time.Minute},
 		{"max-silent-time", desk{limits: shim.Limits{MaxSilent: time.Minute}, daemons: []*daemon{{silent}, {works}}},
 			[]offload.Result{offload.TimedOut}, nixproto.TimedOut, time.Minute},
+		{"the only one that there is is tried again", desk{daemons: []*daemon{{breaksOnce()}}},
+			[]offload.Result{offload.Lost, offload.Built}, nixproto.Built, 10 * time.Second},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -341,9 +341,10 @@ func (p *Pool) refused(c *conn, n int) (later time.Duration, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
-	case c.most > c.open && c.open > 0 && n <= 5:
-		// There was room for more before: sshd counts a session until it has noticed its command's end.
-		return time.Duration(n) * 10 * time.Millisecond, nil
+	case c.most > c.open && c.open > 0 && n <= 7:
+		// There was room for more before: sshd counts a session until it has noticed its command's end, for which a busy
+		// machine takes its time.
+		return 10 * time.Millisecond << (n - 1), nil
 	case c.open > 0 || c.opening > 0:
 		p.limit, p.limitedAt = max(c.open, 1), time.Now()
 	case c.served:
