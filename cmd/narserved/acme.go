@@ -23,25 +23,38 @@ func (c *Config) acmeManager() *autocert.Manager {
 	}
 }
 
-// acmeWarnEvery is how long autocert waits before it asks an authority again that gave it nothing.
-const acmeWarnEvery = time.Minute
+const (
+	// acmeWarnEvery is how long autocert waits before it asks an authority again that gave it nothing.
+	acmeWarnEvery = time.Minute
+	// acmeAgedEvery is how often a certificate is spoken of that is not renewed.
+	acmeAgedEvery = time.Hour
+)
 
-// acmeWatch tells of certificates that an authority does not give: net/http takes a failed handshake for the client's fault.
+// acmeWatch tells of certificates that an authority does not give: net/http takes a failed handshake for the client's fault,
+// and autocert renews in silence.
 type acmeWatch struct {
 	manager *autocert.Manager
 	log     *slog.Logger
 
-	mu   sync.Mutex // guards what follows
-	told time.Time
+	mu         sync.Mutex // guards what follows
+	told, aged time.Time  // when either was last told
 }
 
 // certificate implements tls.Config.GetCertificate.
 func (w *acmeWatch) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	certificate, err := w.manager.GetCertificate(hello)
-	if err != nil && w.isFault(hello) && w.isDue() {
+	switch {
+	case err != nil && w.isFault(hello) && w.isDue(&w.told, acmeWarnEvery):
 		w.log.Warn("no certificate from the ACME authority", "host", hello.ServerName, "error", err)
+	case err == nil && isAged(certificate) && w.isDue(&w.aged, acmeAgedEvery):
+		w.log.Warn("the ACME authority does not renew a certificate", "host", hello.ServerName, "until", certificate.Leaf.NotAfter)
 	}
 	return certificate, err
+}
+
+// isAged reports whether less than a quarter of a certificate's time is left: autocert renews with more, if it can.
+func isAged(c *tls.Certificate) bool {
+	return c.Leaf != nil && time.Until(c.Leaf.NotAfter) < c.Leaf.NotAfter.Sub(c.Leaf.NotBefore)/4
 }
 
 // isFault reports whether who asks should have got a certificate: not for another host, nor with a challenge of its own.
@@ -50,13 +63,14 @@ func (w *acmeWatch) isFault(hello *tls.ClientHelloInfo) bool {
 		!slices.Equal(hello.SupportedProtos, []string{acme.ALPNProto})
 }
 
-func (w *acmeWatch) isDue() bool {
+// isDue reports whether something that was last told then is to be told again.
+func (w *acmeWatch) isDue(then *time.Time, every time.Duration) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := time.Now()
-	if now.Sub(w.told) < acmeWarnEvery {
+	if now.Sub(*then) < every {
 		return false
 	}
-	w.told = now
+	*then = now
 	return true
 }

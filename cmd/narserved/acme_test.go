@@ -124,6 +124,20 @@ func TestACMECertificateIsRenewedBeforeItEnds(t *testing.T) {
 	require.NotEqual(t, first.SerialNumber, pair.Leaf.SerialNumber, "and the next start has it too")
 }
 
+func TestACertificateThatIsNotRenewedIsToldBeforeItEnds(t *testing.T) {
+	a := newACMEServer(t, 16*time.Second, "--store", newBucket(t).URI())
+	d, _ := a.start(t)
+	_, err := a.fetch(t, acmeHost)
+	require.NoError(t, err)
+	d.stop(t)
+	a.args = append(a.args, "--acme-directory", "https://"+freeAddress(t)+"/dir")
+	d, _ = a.start(t)
+	require.Eventually(t, func() bool {
+		_, _ = a.fetch(t, acmeHost)
+		return strings.Contains(d.log.String(), `msg="the ACME authority does not renew a certificate" host=cache.localhost until=`)
+	}, time.Minute, 100*time.Millisecond)
+}
+
 func TestAnAuthorityThatGivesNoCertificateIsToldOnceAMinute(t *testing.T) {
 	address := freeAddress(t)
 	d := startDaemon(t, nil, "narserved", "--state-dir", t.TempDir(), "--listen", address, "--store", newBucket(t).URI(),

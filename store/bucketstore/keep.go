@@ -42,6 +42,9 @@ func (k *Keeper) Receive(ctx context.Context, info *narinfo.Info, archive io.Rea
 	if info.StorePath.Dir() != b.store.StoreDir() {
 		return refuse(store.Invalid, "this cache is for paths in %s, not %s", b.store.StoreDir(), info.StorePath)
 	}
+	if err := checkAddress(info); err != nil {
+		return err
+	}
 	if there, err := b.current(ctx, info.StorePath.HashPart()); err != nil || there != nil {
 		return err
 	}

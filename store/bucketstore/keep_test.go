@@ -120,6 +120,7 @@ func TestNothingIsKeptOf(t *testing.T) {
 		"an unknown compression":     {refused: true, change: func(i *narinfo.Info) { i.Compression = "br" }},
 		"another compression":        {refused: true, change: func(i *narinfo.Info) { i.Compression = "gzip" }},
 		"a path of another store":    {refused: true, change: func(i *narinfo.Info) { i.StorePath = "/gnu/store" + i.StorePath[len("/nix/store"):] }},
+		"a path of another address":  {refused: true, change: func(i *narinfo.Info) { i.CA = "fixed:r:" + narinfo.ContentAddress(i.NarHash.String()) }},
 		"a long archive":             {refused: true, options: bucketstore.InboxOptions{MaxArchive: 100}},
 		"a long archive without FileHash": {refused: true, options: bucketstore.InboxOptions{MaxArchive: 100},
 			change: func(i *narinfo.Info) { i.FileHash = narinfo.Hash{} }},
