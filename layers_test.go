@@ -53,6 +53,7 @@ var layers = map[string][]string{
 	"offload/shim":                       {"narinfo", "offload", "offload/drv", "store", "store/nixproto"},
 	"offload/coordinator": {
 		"narinfo", "offload", "offload/drv", "offload/history", "offload/hook", "offload/host", "offload/shim", "offload/ssh",
+		"store", "store/nixproto",
 	},
 
 	"internal/acmetest":    {},
@@ -88,7 +89,7 @@ var layers = map[string][]string{
 	},
 
 	"cmd/nix-offload": {
-		"narinfo", "store/localstore", "offload", "offload/coordinator", "offload/history", "offload/hook", "offload/machines",
+		"narinfo", "store", "store/localstore", "offload", "offload/coordinator", "offload/history", "offload/hook", "offload/machines",
 		"offload/shim", "offload/ssh",
 	},
 

@@ -23,6 +23,8 @@ import (
 	"github.com/voidnxlab/nixtrap/offload/history"
 	"github.com/voidnxlab/nixtrap/offload/machines"
 	"github.com/voidnxlab/nixtrap/offload/ssh"
+	"github.com/voidnxlab/nixtrap/store"
+	"github.com/voidnxlab/nixtrap/store/localstore"
 )
 
 // coordinatorOptions are what the coordinator was told.
@@ -98,11 +100,19 @@ func (o *coordinatorOptions) serve(ctx context.Context, log *slog.Logger) error 
 	if err != nil {
 		return err
 	}
+	var here store.Store
+	switch local, err := localstore.Open(ctx, &localstore.Options{Logger: log}); err {
+	case nil:
+		defer local.Close()
+		here = local
+	default:
+		log.Warn("how much builders lack will not be known", "error", err)
+	}
 	transport := &coordinator.SSH{Options: o.ssh()}
 	defer transport.Close()
 	c, err := coordinator.New(coordinator.Options{
 		Machines: list, Local: thisMachine(o.maxJobs), Policy: &offload.Policy{Mode: offload.Mode(o.mode)}, Transport: transport,
-		History: db, ShimDir: shims, ShimProgram: program, Logger: log,
+		Store: here, History: db, ShimDir: shims, ShimProgram: program, Logger: log,
 	})
 	if err != nil {
 		return err

@@ -152,6 +152,15 @@ func (c *Client) Path(inside string) string {
 	return c.box.inside(inside)
 }
 
+// Root is the folder whose nix/ is the client's, as the test sees it, without a symlink on the way: SQLite would follow
+// those of /proc out of the client's mounts.
+func (c *Client) Root() string {
+	if c.box.pid == 0 {
+		return c.box.host("chroot")
+	}
+	return c.box.host("")
+}
+
 // Kill ends all that the client has running, its daemon too, as a power cut would.
 func (c *Client) Kill() { c.box.killAll() }
 

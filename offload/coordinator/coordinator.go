@@ -15,6 +15,7 @@ import (
 	"github.com/voidnxlab/nixtrap/offload"
 	"github.com/voidnxlab/nixtrap/offload/history"
 	"github.com/voidnxlab/nixtrap/offload/host"
+	"github.com/voidnxlab/nixtrap/store"
 )
 
 // Transport reaches builders. It is safe for concurrent use.
@@ -39,6 +40,8 @@ type Options struct {
 	Transport Transport
 	// StoreRoot is the folder in which the store's folder is: derivations are read from it. "": /.
 	StoreRoot string
+	// Store is this machine's, which says what builds need and how large that is. nil: what builders lack is not known.
+	Store store.Store
 	// History is asked for estimates, and told of builds and decisions. nil: nothing is known of other builds.
 	History *history.DB
 
@@ -70,6 +73,9 @@ type Coordinator struct {
 	built    map[narinfo.StorePath]result // outputs that may still be fetched
 	override modeOverride
 	changed  chan struct{} // closed and replaced when a slot has come free
+
+	closures  *closures // nil: not known
+	inquiries chan *inquiry
 }
 
 // machine is one of the fleet, with what is known of it.
@@ -80,6 +86,10 @@ type machine struct {
 	bandwidth float64   // bytes a second, as measured; 0: not yet
 	running   map[*lease]bool
 	lastError string
+
+	has     map[narinfo.StorePath]bool // whether a path is there, if that is known
+	learned time.Time                  // since when that was learned
+	asked   time.Time                  // when it was last asked
 
 	// A machine on which builds were lost is left alone for a time that doubles, and then tried with one.
 	losses    int // in a row
@@ -93,7 +103,7 @@ const (
 
 // lost notes that a build was lost on the machine. What was lost at the same time is one loss.
 func (m *machine) lost(now time.Time, why string) {
-	m.lastError = why
+	m.lastError, m.has = why, nil
 	if now.Before(m.suspended) {
 		return
 	}
@@ -141,6 +151,10 @@ func New(o Options) (*Coordinator, error) {
 	c := &Coordinator{
 		opts: o, log: o.Logger, fleet: make(map[string]*machine), leases: make(map[string]*lease),
 		asked: make(map[string]time.Time), built: make(map[narinfo.StorePath]result), changed: make(chan struct{}),
+		inquiries: make(chan *inquiry, 2*askers),
+	}
+	if o.Store != nil {
+		c.closures = &closures{Store: o.Store, root: o.StoreRoot}
 	}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
@@ -170,6 +184,9 @@ func (c *Coordinator) Run(ctx context.Context) {
 		readers.Go(func() { c.readOver(ctx, m) })
 	}
 	c.mu.Unlock()
+	for range askers {
+		readers.Go(func() { c.answerInquiries(ctx) })
+	}
 	ticker := time.NewTicker(min(c.opts.LeaseTime/4, time.Second))
 	defer ticker.Stop()
 	for ctx.Err() == nil {

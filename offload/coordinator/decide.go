@@ -90,6 +90,7 @@ type question struct {
 	request  *offload.Request
 	willing  bool // Nix has a slot free for it here
 	limits   shim.Limits
+	needs    []need // nil: not known
 	maxJobs  int
 	builders bool     // builders alone are candidates
 	without  []string // names of those that are not
@@ -100,6 +101,7 @@ func (c *Coordinator) choose(ctx context.Context, q *question) (offload.Choice, 
 	now := time.Now()
 	r := q.request
 	names, estimates, speeds := c.estimates(ctx, r)
+	q.needs = c.needs(ctx, r.DrvPath)
 	var here offload.Readings
 	if c.local != nil && !q.builders {
 		here = host.Read(&host.Options{Root: c.opts.HostRoot})
@@ -107,6 +109,7 @@ func (c *Coordinator) choose(ctx context.Context, q *question) (offload.Choice, 
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	policy := c.policy(now)
 	var candidates []offload.Candidate
 	for i, name := range names {
 		m := c.fleet[name]
@@ -120,14 +123,14 @@ func (c *Coordinator) choose(ctx context.Context, q *question) (offload.Choice, 
 		if slices.Contains(q.without, name) {
 			continue
 		}
-		candidates = append(candidates, c.candidate(m, q, estimates[i], speeds[name], now))
+		candidates = append(candidates, c.candidate(m, q, estimates[i], speeds[name], policy, now))
 	}
 	first, ok := c.asked[r.DrvPath]
 	if !ok {
 		first = now
 	}
 	ask := &offload.Ask{Request: r, Willing: q.willing, Waited: now.Sub(first), Now: now}
-	choice := offload.Pick(ask, candidates, c.policy(now))
+	choice := offload.Pick(ask, candidates, policy)
 	record := offload.NewDecision(ask, &choice)
 	if choice.Verdict == offload.Postpone {
 		c.asked[r.DrvPath] = first
@@ -143,7 +146,7 @@ func (c *Coordinator) choose(ctx context.Context, q *question) (offload.Choice, 
 		return choice, nil
 	}
 	l := c.give(c.fleet[choice.Machine], r, choice.Ranking[0].Estimate, now)
-	l.limits = q.limits
+	l.limits, l.needs = q.limits, q.needs
 	l.decision = c.note(record)
 	return choice, l
 }
@@ -163,7 +166,7 @@ func (c *Coordinator) estimates(ctx context.Context, r *offload.Request) ([]stri
 }
 
 // candidate says what is known of a machine. It is called with the mutex held.
-func (c *Coordinator) candidate(m *machine, q *question, e offload.Estimate, speed float64, now time.Time) offload.Candidate {
+func (c *Coordinator) candidate(m *machine, q *question, e offload.Estimate, speed float64, policy *offload.Policy, now time.Time) offload.Candidate {
 	described := m.Machine
 	described.Drained = described.Drained || now.Before(m.drained)
 	if m.Local && q.maxJobs != unknownJobs {
@@ -172,6 +175,8 @@ func (c *Coordinator) candidate(m *machine, q *question, e offload.Estimate, spe
 	candidate := offload.Candidate{Machine: &described, Readings: m.readings, Bandwidth: m.bandwidth, Speed: speed, Estimate: e}
 	if !m.Local {
 		candidate.Breaker = m.breaker(c.opts.Transport, now)
+		candidate.MissingBytes = m.missing(q.needs, policy.MissingBytes)
+		c.inquire(m, q.needs, now)
 	}
 	for l := range m.running {
 		candidate.Leases = append(candidate.Leases, offload.Lease{

@@ -177,6 +177,12 @@ func (c *Coordinator) Settle(ctx context.Context, r *shim.Report) error {
 			m.lost(time.Now(), r.Outcome.Detail)
 		case offload.Built, offload.Failed:
 			m.losses, m.suspended = 0, time.Time{}
+			if l != nil {
+				m.hasAll(l.needs)
+			}
+			for _, p := range r.Outputs {
+				m.note(p, true)
+			}
 		}
 	}
 	var decision int64

@@ -22,7 +22,8 @@ type lease struct {
 	expires  time.Time // if no shim takes it until then; zero: one has
 	estimate offload.Estimate
 	limits   shim.Limits
-	broken   error // why its connection ended
+	needs    []need // of the build; nil: not known
+	broken   error  // why its connection ended
 }
 
 // give gives a build to a machine. It is called with the mutex held.

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -81,8 +82,13 @@ func newSite(t *testing.T, client *buildertest.Client, list ...offload.Machine) 
 	t.Cleanup(func() { require.NoError(t, s.history.Close()) })
 	transport := &coordinator.SSH{}
 	t.Cleanup(func() { require.NoError(t, transport.Close()) })
+	client.Run(t, "nix-store", "--add", s.dir+"/socket") // which makes the store's database
+	store, err := localstore.Open(t.Context(), &localstore.Options{Root: client.Root(), NoDaemon: true})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, store.Close()) })
 	s.Coordinator, err = coordinator.New(coordinator.Options{
 		Machines: list, Transport: transport, History: s.history, ShimDir: s.dir, ShimProgram: s.dir + "/shim",
+		StoreRoot: client.Root(), Store: store,
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})
 	require.NoError(t, err)
@@ -330,4 +336,45 @@ func TestABuilderThatDoesNotTrustUs(t *testing.T) {
 		require.Error(t, err)
 		require.Contains(t, log, "about to fail")
 	}
+}
+
+// large is a derivation with a large source.
+const large = `{ name, file }: derivation {
+  inherit name; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" "echo done > $out" ]; PATH = "/usr/bin:/bin";
+  src = builtins.path { path = file; name = "large"; };
+}`
+
+func TestABuildGoesWhereItsInputsAre(t *testing.T) {
+	one, two := start(t, "2.34"), start(t, "2.26")
+	c := buildertest.NewClient(t, nil)
+	s := newSite(t, c, machine(t, c, one, "one"), machine(t, c, two, "two"))
+	expression := c.WriteFile(t, "large.nix", large, 0o644)
+	const size = 100_000_000
+	source := c.WriteFile(t, "source", strings.Repeat("\x00", size), 0o644)
+	build := func(name string) *offload.Decision {
+		out, err := c.Command(t, "nix-build", expression, "--argstr", "name", name, "--argstr", "file", source, "--no-out-link",
+			"--max-jobs", "0", "--option", "build-poll-interval", "1", "--option", "builders",
+			"ssh-ng://localhost?remote-program="+s.dir+"/shim "+machines.ThisSystem()+" - 4 1 - - -").CombinedOutput()
+		require.NoError(t, err, string(out))
+		records, err := s.history.Decisions(t.Context(), "", 1)
+		require.NoError(t, err)
+		require.Equal(t, name, records[0].Request.Name)
+		return &records[0]
+	}
+	require.NoError(t, s.Drain("one", time.Now().Add(time.Hour)))
+	require.Equal(t, "two", build("first").Outcome.Machine)
+	require.NoError(t, s.Drain("one", time.Time{}))
+
+	record := build("second")
+	require.Equal(t, "two", record.Outcome.Machine)
+	upload := make(map[string]float64)
+	for _, r := range record.Choice.Ranking {
+		for _, term := range r.Terms {
+			if term.Name == offload.TermUpload {
+				upload[r.Machine] = term.Seconds
+			}
+		}
+	}
+	require.NotContains(t, upload, "two", "all is there")
+	require.InDelta(t, size/10e6, upload["one"], 0.1, "it has said that it lacks the source")
 }

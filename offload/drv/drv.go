@@ -30,6 +30,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -49,6 +50,18 @@ const (
 
 // Read reads a .drv file. Its path is the derivation's store path, unless storePath is another.
 func Read(file, storePath string) (*offload.Request, error) {
+	if storePath == "" {
+		storePath = file
+	}
+	d, err := open(file)
+	if err != nil {
+		return nil, err
+	}
+	return requestFor(storePath, d)
+}
+
+// open reads a file whose path is what errors name.
+func open(file string) (*derivation.Derivation, error) {
 	info, err := os.Lstat(file)
 	if err != nil {
 		return nil, fmt.Errorf("drv: %w", err)
@@ -61,27 +74,60 @@ func Read(file, storePath string) (*offload.Request, error) {
 		return nil, fmt.Errorf("drv: %w", err)
 	}
 	defer f.Close()
-	if storePath == "" {
-		storePath = file
-	}
-	return Parse(storePath, f)
+	return readTerm(file, f)
 }
 
 // Parse reads a .drv file's content to its end. The store path names the derivation.
 func Parse(storePath string, content io.Reader) (*offload.Request, error) {
+	d, err := readTerm(storePath, content)
+	if err != nil {
+		return nil, err
+	}
+	return requestFor(storePath, d)
+}
+
+func readTerm(name string, content io.Reader) (*derivation.Derivation, error) {
 	limited := &io.LimitedReader{R: content, N: MaxSize + 1}
 	d, err := parse(limited)
 	if limited.N <= 0 {
-		return nil, fmt.Errorf("drv: %q has more than %d bytes", storePath, MaxSize)
+		return nil, fmt.Errorf("drv: %q has more than %d bytes", name, MaxSize)
 	}
 	if d == nil { // an error beside a derivation is a judgement of its paths, and content-addressed outputs have none
-		return nil, fmt.Errorf("drv: %q: %v", storePath, err)
+		return nil, fmt.Errorf("drv: %q: %v", name, err)
 	}
+	return d, nil
+}
+
+func requestFor(storePath string, d *derivation.Derivation) (*offload.Request, error) {
 	r, err := request(storePath, d)
 	if err != nil {
 		return nil, fmt.Errorf("drv: %q: %w", storePath, err)
 	}
 	return r, nil
+}
+
+// Inputs returns the paths that a derivation in a store is built from directly: its sources, and the outputs that it takes of
+// other derivations, whose files are read from the store too. root is the folder in which the store's folder is. Outputs whose
+// paths are known only once they are built are left out.
+func Inputs(root, storePath string) ([]string, error) {
+	d, err := open(filepath.Join(root, storePath))
+	if err != nil {
+		return nil, err
+	}
+	inputs := slices.Clone(d.InputSources)
+	for path, outputs := range d.InputDerivations {
+		input, err := open(filepath.Join(root, path))
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range outputs {
+			if o := input.Outputs[name]; o != nil && o.Path != "" {
+				inputs = append(inputs, o.Path)
+			}
+		}
+	}
+	slices.Sort(inputs)
+	return slices.Compact(inputs), nil
 }
 
 // parse reads the term. The parser panics on some terms that Nix would not write (with "null" for the structured

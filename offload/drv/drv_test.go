@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -165,6 +166,33 @@ func TestDerivationsOfRealNix(t *testing.T) {
 				require.Equal(t, &want, got)
 			})
 		}
+	}
+}
+
+func TestInputsAreWhatRealNixBuildsFrom(t *testing.T) {
+	const chain = `let make = name: attrs: derivation (attrs // { inherit name; system = "x86_64-linux"; builder = "/bin/sh"; });
+	source = builtins.toFile "source" "text"; other = make "other" { outputs = [ "out" "dev" ]; };
+	in make "top" { inherit source; a = make "a" { }; dev = other.dev; ca = make "ca" { __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256"; }; }`
+	for _, nix := range realnix.All(t) {
+		t.Run(nix.Release, func(t *testing.T) {
+			top := nix.Run(t, "nix-instantiate", "--option", "experimental-features", "ca-derivations", "-E", chain)
+			var want []string
+			for _, path := range strings.Fields(nix.Run(t, "nix-store", "--query", "--references", top)) {
+				switch {
+				case strings.HasSuffix(path, "-other.drv"):
+					outputs := strings.Fields(nix.Run(t, "nix-store", "--query", "--outputs", path))
+					want = append(want, outputs[slices.IndexFunc(outputs, func(p string) bool { return strings.HasSuffix(p, "-dev") })])
+				case strings.HasSuffix(path, "-a.drv"):
+					want = append(want, nix.Run(t, "nix-store", "--query", "--outputs", path))
+				case !strings.HasSuffix(path, ".drv"):
+					want = append(want, path)
+				}
+			}
+			got, err := drv.Inputs(nix.Root, top)
+			require.NoError(t, err)
+			require.ElementsMatch(t, want, got)
+			require.Len(t, got, 3)
+		})
 	}
 }
 
