@@ -32,7 +32,8 @@ type Transport interface {
 type Options struct {
 	// Machines are the builders.
 	Machines []offload.Machine
-	// Local is this machine, with MaxJobs as nix.conf has it; hooks' settings go before that. nil: builders alone.
+	// Local is this machine. What a hook says of it (max-jobs, systems and features, as its Nix has them) goes before that.
+	// nil: builders alone.
 	Local *offload.Machine
 	// Policy holds the figures of decisions. nil is all defaults.
 	Policy *offload.Policy

@@ -20,8 +20,8 @@ import (
 	"github.com/voidnxlab/nixtrap/offload/shim"
 )
 
-// settings are those of Nix's that concern a build elsewhere.
-func settings(s hook.Settings) (l shim.Limits, maxJobs int) {
+// limitsOf are those of Nix's settings that concern a build elsewhere.
+func limitsOf(s hook.Settings) shim.Limits {
 	of := func(name string) string {
 		value, _ := s.Lookup(name)
 		return value
@@ -33,19 +33,28 @@ func settings(s hook.Settings) (l shim.Limits, maxJobs int) {
 		}
 		return time.Duration(n) * time.Second
 	}
-	l = shim.Limits{
+	return shim.Limits{
 		MaxSilent: seconds("max-silent-time"), Timeout: seconds("timeout"),
 		Substitute: of("builders-use-substitutes") == "true", KeepFailed: of("keep-failed") == "true",
 	}
-	n, err := strconv.ParseUint(of("max-jobs"), 10, 16)
-	if err != nil {
-		return l, unknownJobs
-	}
-	return l, int(n)
 }
 
-// unknownJobs is a max-jobs that Nix has not told.
-const unknownJobs = -1
+// localBy is this machine as Nix's settings say it is; where they say nothing it is as it was described.
+func localBy(s hook.Settings, m offload.Machine) offload.Machine {
+	if text, ok := s.Lookup("max-jobs"); ok {
+		if n, err := strconv.ParseUint(text, 10, 16); err == nil {
+			m.MaxJobs = int(n)
+		}
+	}
+	if text, ok := s.Lookup("system"); ok && text != "" {
+		extra, _ := s.Lookup("extra-platforms")
+		m.Systems = append(strings.Fields(extra), text)
+	}
+	if text, ok := s.Lookup("system-features"); ok {
+		m.Features = strings.Fields(text)
+	}
+	return m
+}
 
 // Decide implements [hook.Decider].
 func (c *Coordinator) Decide(ctx context.Context, s hook.Settings, try *hook.Try) (*hook.Answer, error) {
@@ -55,8 +64,12 @@ func (c *Coordinator) Decide(ctx context.Context, s hook.Settings, try *hook.Try
 	}
 	// What Nix says goes before what the file says: it may have resolved the derivation since.
 	request.System, request.Features = try.System, slices.Sorted(slices.Values(try.Features))
-	limits, maxJobs := settings(s)
-	choice, l := c.choose(ctx, &question{request: request, willing: try.Willing, limits: limits, maxJobs: maxJobs})
+	q := &question{request: request, willing: try.Willing, limits: limitsOf(s)}
+	if c.local != nil {
+		here := localBy(s, c.local.Machine)
+		q.here = &here
+	}
+	choice, l := c.choose(ctx, q)
 	if choice.Verdict != offload.Accept {
 		return &hook.Answer{Verdict: hook.Verdict(choice.Verdict)}, nil
 	}
@@ -87,13 +100,12 @@ func column(words []string) string {
 
 // question is where a build is to go.
 type question struct {
-	request  *offload.Request
-	willing  bool // Nix has a slot free for it here
-	limits   shim.Limits
-	needs    []need // nil: not known
-	maxJobs  int
-	builders bool     // builders alone are candidates
-	without  []string // names of those that are not
+	request *offload.Request
+	willing bool // Nix has a slot free for it here
+	limits  shim.Limits
+	needs   []need           // nil: not known
+	here    *offload.Machine // this machine; nil: builders alone are candidates
+	without []string         // names of those that are not
 }
 
 // choose decides where a build goes, keeps the record, and gives it to a builder if that is the choice.
@@ -103,7 +115,7 @@ func (c *Coordinator) choose(ctx context.Context, q *question) (offload.Choice, 
 	names, estimates, speeds := c.estimates(ctx, r)
 	q.needs = c.needs(ctx, r.DrvPath)
 	var here offload.Readings
-	if c.local != nil && !q.builders {
+	if q.here != nil {
 		here = host.Read(&host.Options{Root: c.opts.HostRoot})
 		here.At = now
 	}
@@ -114,7 +126,7 @@ func (c *Coordinator) choose(ctx context.Context, q *question) (offload.Choice, 
 	for i, name := range names {
 		m := c.fleet[name]
 		if m == nil {
-			if q.builders {
+			if q.here == nil {
 				continue
 			}
 			m = c.local
@@ -168,10 +180,10 @@ func (c *Coordinator) estimates(ctx context.Context, r *offload.Request) ([]stri
 // candidate says what is known of a machine. It is called with the mutex held.
 func (c *Coordinator) candidate(m *machine, q *question, e offload.Estimate, speed float64, policy *offload.Policy, now time.Time) offload.Candidate {
 	described := m.Machine
-	described.Drained = described.Drained || now.Before(m.drained)
-	if m.Local && q.maxJobs != unknownJobs {
-		described.MaxJobs = q.maxJobs
+	if m.Local {
+		described = *q.here
 	}
+	described.Drained = described.Drained || now.Before(m.drained)
 	candidate := offload.Candidate{Machine: &described, Readings: m.readings, Bandwidth: m.bandwidth, Speed: speed, Estimate: e}
 	if !m.Local {
 		candidate.Breaker = m.breaker(c.opts.Transport, now)

@@ -40,7 +40,7 @@ func (c *Coordinator) Place(ctx context.Context, w *shim.Wish) (*shim.Ticket, er
 		c.mu.Lock()
 		changed := c.changed
 		c.mu.Unlock()
-		q := &question{request: w.Request, limits: w.Limits, maxJobs: unknownJobs, builders: true, without: w.Without}
+		q := &question{request: w.Request, limits: w.Limits, without: w.Without}
 		switch choice, l := c.choose(ctx, q); choice.Verdict {
 		case offload.Accept:
 			return l.ticket(), nil
