@@ -93,7 +93,7 @@ func (e *evaluation) missing() int64 {
 	case e.c.MissingBytes == nil:
 		return e.policy.MissingBytes
 	}
-	return min(max(*e.c.MissingBytes, 0), 1<<50)
+	return min(max(*e.c.MissingBytes, 0), 1<<50) + min(max(e.c.UnknownBytes, 0), e.policy.MissingBytes)
 }
 
 // stretch is how many times longer a build takes than on the idle machine: as the cores are shared, or as pressure says,

@@ -31,6 +31,9 @@ type Candidate struct {
 	Breaker Breaker
 	// MissingBytes is the size of the inputs that are not there yet; nil is unknown.
 	MissingBytes *int64
+	// UnknownBytes is the size of those beside them of which it is not known whether they are there. No more of it counts
+	// than Policy.MissingBytes.
+	UnknownBytes int64
 	// Bandwidth was measured, in bytes a second; 0 is unknown.
 	Bandwidth float64
 	// Speed was learned: how many times faster than the average machine it builds; 0 is unknown.

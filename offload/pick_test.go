@@ -114,6 +114,10 @@ func TestVerdicts(t *testing.T) {
 	}{
 		{"a long build goes to an idle builder", ask(), []offload.Candidate{here(), builder("a")}, nil, offload.Accept, "a", offload.WhyCheapest},
 		{"a short one stays", ask(), []offload.Candidate{here(estimate(4, 8)), builder("a", estimate(4, 8), func(c *offload.Candidate) { c.MissingBytes = new(int64(1e9)) })}, nil, offload.Decline, "here", offload.WhyCheapest},
+		{"what may be missing counts up to a bound", ask(), []offload.Candidate{
+			builder("a", func(c *offload.Candidate) { c.MissingBytes = new(int64(200e6)) }),
+			builder("b", func(c *offload.Candidate) { c.UnknownBytes = 20e9 }),
+		}, nil, offload.Accept, "b", offload.WhyCheapest},
 		{"a large upload keeps it here", ask(), []offload.Candidate{here(), builder("a", func(c *offload.Candidate) { c.MissingBytes = new(int64(20e9)) })}, nil, offload.Decline, "here", offload.WhyCheapest},
 		{"a trivial one stays", ask(trivial), []offload.Candidate{here(), builder("a")}, nil, offload.Decline, "here", offload.WhyCheapest},
 		{"a trivial one stays under pressure", ask(trivial), []offload.Candidate{here(pressed), builder("a")}, nil, offload.Decline, "here", offload.WhyCheapest},

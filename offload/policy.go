@@ -23,53 +23,53 @@ const (
 // and in those that reserve or charge something a negative one for nothing.
 type Policy struct {
 	// Mode is ModeAuto by default.
-	Mode Mode
+	Mode Mode `toml:"-"`
 	// SendTrivial lets trivial builds go to builders; by default they stay as long as this machine takes them.
-	SendTrivial bool
+	SendTrivial bool `toml:"send-trivial"`
 	// SendFixed does the same for fixed outputs.
-	SendFixed bool
+	SendFixed bool `toml:"send-fixed"`
 
 	// Patience is how long refusals that pass may hold a build up; 2 minutes.
-	Patience time.Duration
+	Patience time.Duration `toml:"patience"`
 	// MaxWait is the longest wait for a slot of a machine that is worth it; 30 s.
-	MaxWait time.Duration
+	MaxWait time.Duration `toml:"max-wait"`
 	// StaleAfter is the age at which readings are worth no more than none; 30 s.
-	StaleAfter time.Duration
+	StaleAfter time.Duration `toml:"stale-after"`
 
 	// MaxCPU is the cpu pressure (some) above which a machine gets no more; 80 %.
-	MaxCPU float64
+	MaxCPU float64 `toml:"max-cpu"`
 	// MaxMemory is the memory pressure (full) above which a machine gets no more; 20 %.
-	MaxMemory float64
+	MaxMemory float64 `toml:"max-memory"`
 	// MaxIO is the io pressure (full) above which a machine gets no more; 80 %.
-	MaxIO float64
+	MaxIO float64 `toml:"max-io"`
 	// MaxLoad is the load for each core above which a machine gets no more, if it has no pressure to tell; 2.
-	MaxLoad float64
+	MaxLoad float64 `toml:"max-load"`
 
 	// MemoryReserve is memory, in bytes, that is left alone on every machine that has no figure of its own; 1 GiB.
-	MemoryReserve int64
+	MemoryReserve int64 `toml:"memory-reserve"`
 	// MinDisk is what must be left, in bytes, of the store's and the build folder's file systems after the build; 2 GiB.
-	MinDisk int64
+	MinDisk int64 `toml:"min-disk"`
 	// MinInodes must be left of them; 50,000.
-	MinInodes int64
+	MinInodes int64 `toml:"min-inodes"`
 	// MinBattery is the charge below which a machine on battery builds nothing but trivia; 20 %.
-	MinBattery float64
+	MinBattery float64 `toml:"min-battery"`
 
 	// LocalWait is what a small build is taken to wait for one of Nix's own slots if all are taken; 10 s.
-	LocalWait float64
+	LocalWait float64 `toml:"local-wait"`
 	// SendSeconds is what giving a build to a builder costs however small it is; 1 s.
-	SendSeconds float64
+	SendSeconds float64 `toml:"send-seconds"`
 	// Bandwidth, in bytes a second, is assumed of a builder until it is measured; 10 MB/s.
-	Bandwidth float64
+	Bandwidth float64 `toml:"bandwidth"`
 	// MissingBytes is assumed to be missing on a builder until that is known; 64 MiB.
-	MissingBytes int64
+	MissingBytes int64 `toml:"missing-bytes"`
 	// HeavyHere is the part of its time that a heavy build on this machine costs on top, for its user feels it; 0.5.
-	HeavyHere float64
+	HeavyHere float64 `toml:"heavy-here"`
 	// OnBattery is the part of its time that a build on battery costs on top; 1.
-	OnBattery float64
+	OnBattery float64 `toml:"on-battery"`
 	// Unknown is the part of its time that a build costs on top where none of load, memory and disk is known; 0.3.
-	Unknown float64
+	Unknown float64 `toml:"unknown"`
 	// ProbeSeconds is what the first build on a machine that failed of late costs on top; 10 s.
-	ProbeSeconds float64
+	ProbeSeconds float64 `toml:"probe-seconds"`
 }
 
 func (p *Policy) withDefaults() Policy {

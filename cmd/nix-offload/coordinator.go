@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -32,12 +33,18 @@ type coordinatorOptions struct {
 	socket, machines, state, mode string
 	key, knownHosts               string
 	maxJobs                       int
+	policy                        offload.Policy
 }
+
+var modes = []string{string(offload.ModeAuto), string(offload.ModeLocalFirst), string(offload.ModeRemoteFirst)}
+
+const configFlag = "config"
 
 // runCoordinator serves hooks, shims and people until it is told to stop.
 func (p *process) runCoordinator(ctx context.Context, cmd *subcommand.Command, args []string) error {
 	o := &coordinatorOptions{}
 	set := cmd.FlagSet()
+	config := set.String(configFlag, "", "TOML `FILE` with these flags' values, and the policy; flags go before it")
 	set.StringVar(&o.socket, "socket", defaultSocket(p.env, os.Geteuid()), "`FILE` to listen on; $"+socketVariable+" sets it as well")
 	set.StringVar(&o.machines, "machines", machines.DefaultFile, "`FILE` with the builders, as Nix has it or in TOML")
 	set.StringVar(&o.state, "state-dir", p.defaultState(), "`FOLDER` for the history of builds; empty keeps none")
@@ -46,11 +53,17 @@ func (p *process) runCoordinator(ctx context.Context, cmd *subcommand.Command, a
 	set.StringVar(&o.knownHosts, "known-hosts", "", "`FILE` with host keys of builders that pin none (default root's and the system's)")
 	set.IntVar(&o.maxJobs, "max-jobs", 1, "builds that this machine takes at once, `N`, until its Nix says otherwise")
 	words, err := cmd.Parse(set, args)
+	if err == nil && *config != "" {
+		err = readConfig(*config, set, &o.policy)
+	}
+	o.policy.Mode = offload.Mode(o.mode)
 	switch {
 	case err != nil:
 		return err
 	case len(words) > 0:
 		return cmd.Misuse("takes no arguments")
+	case !slices.Contains(modes, o.mode):
+		return cmd.Misuse(fmt.Sprintf("--mode %q is none of %s", o.mode, strings.Join(modes, ", ")))
 	case o.socket == "":
 		return cmd.Misuse("there is no folder for a socket: name one with --socket FILE")
 	}
@@ -111,7 +124,7 @@ func (o *coordinatorOptions) serve(ctx context.Context, log *slog.Logger) error 
 	transport := &coordinator.SSH{Options: o.ssh()}
 	defer transport.Close()
 	c, err := coordinator.New(coordinator.Options{
-		Machines: list, Local: thisMachine(o.maxJobs), Policy: &offload.Policy{Mode: offload.Mode(o.mode)}, Transport: transport,
+		Machines: list, Local: thisMachine(o.maxJobs), Policy: &o.policy, Transport: transport,
 		Store: here, History: db, ShimDir: shims, ShimProgram: program, Logger: log,
 	})
 	if err != nil {

@@ -21,7 +21,8 @@ It can be stopped and started at any time: what is being built goes on, or begin
 
 Examples:
   nix-offload coordinator
-  nix-offload coordinator --machines builders.toml --key /etc/nix/builder_ed25519`
+  nix-offload coordinator --machines builders.toml --key /etc/nix/builder_ed25519
+  nix-offload coordinator --config /etc/nix/offload.toml`
 
 const explainHelp = `
 Shows what was known of every machine when it was decided, what each would have cost, in seconds, and why others were

@@ -121,7 +121,6 @@ func (c *Coordinator) choose(ctx context.Context, q *question) (offload.Choice, 
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	policy := c.policy(now)
 	var candidates []offload.Candidate
 	for i, name := range names {
 		m := c.fleet[name]
@@ -135,14 +134,14 @@ func (c *Coordinator) choose(ctx context.Context, q *question) (offload.Choice, 
 		if slices.Contains(q.without, name) {
 			continue
 		}
-		candidates = append(candidates, c.candidate(m, q, estimates[i], speeds[name], policy, now))
+		candidates = append(candidates, c.candidate(m, q, estimates[i], speeds[name], now))
 	}
 	first, ok := c.asked[r.DrvPath]
 	if !ok {
 		first = now
 	}
 	ask := &offload.Ask{Request: r, Willing: q.willing, Waited: now.Sub(first), Now: now}
-	choice := offload.Pick(ask, candidates, policy)
+	choice := offload.Pick(ask, candidates, c.policy(now))
 	record := offload.NewDecision(ask, &choice)
 	if choice.Verdict == offload.Postpone {
 		c.asked[r.DrvPath] = first
@@ -178,7 +177,7 @@ func (c *Coordinator) estimates(ctx context.Context, r *offload.Request) ([]stri
 }
 
 // candidate says what is known of a machine. It is called with the mutex held.
-func (c *Coordinator) candidate(m *machine, q *question, e offload.Estimate, speed float64, policy *offload.Policy, now time.Time) offload.Candidate {
+func (c *Coordinator) candidate(m *machine, q *question, e offload.Estimate, speed float64, now time.Time) offload.Candidate {
 	described := m.Machine
 	if m.Local {
 		described = *q.here
@@ -187,7 +186,7 @@ func (c *Coordinator) candidate(m *machine, q *question, e offload.Estimate, spe
 	candidate := offload.Candidate{Machine: &described, Readings: m.readings, Bandwidth: m.bandwidth, Speed: speed, Estimate: e}
 	if !m.Local {
 		candidate.Breaker = m.breaker(c.opts.Transport, now)
-		candidate.MissingBytes = m.missing(q.needs, policy.MissingBytes)
+		candidate.MissingBytes, candidate.UnknownBytes = m.missing(q.needs)
 		c.inquire(m, q.needs, now)
 	}
 	for l := range m.running {

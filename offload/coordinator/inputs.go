@@ -93,26 +93,23 @@ func (c *Coordinator) needs(ctx context.Context, drvPath string) []need {
 	return needs
 }
 
-// missing is the size of what a machine lacks of what a build needs, nil if nothing is known of that. What is not known of
-// single paths counts as the policy says. It is called with the coordinator's mutex held.
-func (m *machine) missing(needs []need, assumed int64) *int64 {
-	var lacking, unknown, known int64
+// missing is the size of what a machine lacks of what a build needs, nil if nothing is known of that, and of what is not
+// known. It is called with the coordinator's mutex held.
+func (m *machine) missing(needs []need) (lacking *int64, unknown int64) {
 	for _, n := range needs {
-		switch there, ok := m.has[n.path]; {
-		case !ok:
+		there, ok := m.has[n.path]
+		if !ok {
 			unknown += n.size
-		case !there:
-			lacking += n.size
-			fallthrough
-		default:
-			known++
+			continue
+		}
+		if lacking == nil {
+			lacking = new(int64)
+		}
+		if !there {
+			*lacking += n.size
 		}
 	}
-	if known == 0 && unknown > 0 || needs == nil {
-		return nil
-	}
-	lacking += min(unknown, assumed)
-	return &lacking
+	return lacking, unknown
 }
 
 // hasAll notes that a machine has what a build needed. It is called with the coordinator's mutex held.
