@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"flag"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/http"
 	"net/url"
 	"os"
 	"os/signal"
@@ -225,9 +227,20 @@ func (p *pusher) advise(err error) error {
 	err = fmt.Errorf("push: %w", err)
 	switch {
 	case errors.Is(err, upload.ErrDenied):
-		return hint(err, "a token with the scope push is needed: narserved token create --scope push, and then --token-file")
+		return hint(err, "a token of this very cache with the scope push is needed: "+
+			"narserved token create --scope push, with --cache NAME for a named cache, and then --token-file")
+	case errors.Is(err, http.ErrSchemeMismatch):
+		return hint(err, "that server has no TLS: is it --to http://…?")
+	case isDistrusted(err):
+		return hint(err, "the server's certificate must be valid, for that name, and of an authority that this machine trusts: "+
+			"SSL_CERT_FILE=FILE names one more")
 	case errors.Is(err, store.ErrCorrupt):
 		return hint(err, "the path is damaged: copy it into the store again, or remove it")
 	}
 	return hint(err, "what was pushed stays: run it again to push the rest")
+}
+
+func isDistrusted(err error) bool {
+	_, is := errors.AsType[*tls.CertificateVerificationError](err)
+	return is
 }

@@ -92,7 +92,7 @@ func TestPushWithoutTheRightSaysSoAndFails(t *testing.T) {
 	said, err = u.runPush(t, "--store", "file://"+dir, "--token-file", reader, top)
 	require.Error(t, err)
 	require.Contains(t, said, "403")
-	require.Contains(t, said, "hint: a token with the scope push is needed")
+	require.Contains(t, said, "a token of this very cache with the scope push is needed")
 	require.NotContains(t, said, "nixtrap_")
 
 	netrc := filepath.Join(t.TempDir(), "netrc")
@@ -100,6 +100,27 @@ func TestPushWithoutTheRightSaysSoAndFails(t *testing.T) {
 	said, err = u.runPush(t, "--store", "file://"+dir, "--netrc-file", netrc, top)
 	require.NoError(t, err, said)
 	require.Contains(t, said, "pushed 2 of 2 paths")
+}
+
+func TestPushToTheWrongURLSaysWhatIsWrongWithIt(t *testing.T) {
+	u := startUploadServer(t)
+	dir, paths := bucketOf(t, 1)
+	withTLS := httptest.NewTLSServer(http.NotFoundHandler())
+	t.Cleanup(withTLS.Close)
+	for _, c := range []struct{ name, to, says string }{
+		{"no TLS", strings.Replace(u.URL, "http://", "https://", 1), "hint: that server has no TLS"},
+		{"unknown authority", withTLS.URL, "hint: the server's certificate must be valid"},
+		{"no such cache", u.URL + "/team", "there is no cache"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cmd := exec.CommandContext(t.Context(), "narserved", "push", "--to", c.to, "--store", "file://"+dir,
+				"--token-file", u.tokenFile(t), string(paths[0].info.StorePath))
+			out, err := cmd.CombinedOutput()
+			require.Error(t, err)
+			require.Contains(t, string(out), c.says)
+			require.NotContains(t, string(out), "trying again", "no retry helps")
+		})
+	}
 }
 
 func TestPushNamesThePathThatFails(t *testing.T) {

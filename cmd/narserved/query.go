@@ -147,10 +147,10 @@ func (s *source) find(ctx context.Context, argument string) (*narinfo.Info, erro
 	}
 	info, err := s.Info(ctx, hash)
 	if errors.Is(err, store.ErrCorrupt) {
-		return nil, hint(fmt.Errorf("query: %q is damaged: %w", argument, err), "copy it into the store again, or remove it")
+		return nil, hint(fmt.Errorf("%q is damaged: %w", argument, err), "copy it into the store again, or remove it")
 	}
 	if errors.Is(err, store.ErrNotFound) {
-		return nil, hint(fmt.Errorf("query: %q is not in the store", argument), "narserved query search NAME finds paths")
+		return nil, hint(fmt.Errorf("%q is not in the store", argument), "narserved query search NAME finds paths")
 	}
 	return info, err
 }
@@ -161,7 +161,7 @@ func (s *source) hashPart(argument string) (narinfo.HashPart, error) {
 	}
 	path, err := s.storePath(argument)
 	if err != nil {
-		return "", usageError{hint(fmt.Errorf("query: %q is no store path and no hash part", argument),
+		return "", usageError{hint(fmt.Errorf("%q is no store path and no hash part", argument),
 			"give a path below "+s.StoreDir()+", or the 32 characters that begin its name")}
 	}
 	return path.HashPart(), nil

@@ -123,6 +123,10 @@ func (b *Inbox) Receive(ctx context.Context, by, key string, content io.Reader) 
 	if plainKeys.MatchString(key) {
 		return b.receivePlain(ctx, key, content)
 	}
+	cache, rest, below := strings.Cut(key, "/")
+	if below && (archiveKey.MatchString(rest) || plainKeys.MatchString(rest) || rest == "nix-cache-info") {
+		return refuse(store.Invalid, "there is no cache %.100q below the one that takes this", cache)
+	}
 	return refuse(store.Invalid, "%.300q is no name of a file in a binary cache", key)
 }
 

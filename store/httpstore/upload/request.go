@@ -2,6 +2,7 @@ package upload
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -90,7 +91,8 @@ func (e bodyError) Unwrap() error { return e.error }
 // permanent reports an error that the next attempt would meet again.
 func permanent(err error) bool {
 	_, body := errors.AsType[bodyError](err)
-	return body
+	_, distrusted := errors.AsType[*tls.CertificateVerificationError](err)
+	return body || distrusted || errors.Is(err, http.ErrSchemeMismatch)
 }
 
 // once makes a request once. after is for how long the server asks to be left alone.
