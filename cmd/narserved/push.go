@@ -232,8 +232,8 @@ func (p *pusher) advise(err error) error {
 	case errors.Is(err, http.ErrSchemeMismatch):
 		return hint(err, "that server has no TLS: is it --to http://…?")
 	case isDistrusted(err):
-		return hint(err, "the server's certificate must be valid, for that name, and of an authority that this machine trusts: "+
-			"SSL_CERT_FILE=FILE names one more")
+		return hint(err, "the server's certificate must be valid, for that name, and of an authority that this machine trusts; "+
+			"SSL_CERT_FILE=FILE names a file with other authorities than the system's")
 	case errors.Is(err, store.ErrCorrupt):
 		return hint(err, "the path is damaged: copy it into the store again, or remove it")
 	}
