@@ -51,8 +51,9 @@ var layers = map[string][]string{
 	"offload/ssh":                        {},
 	"offload/hook":                       {},
 	"offload/shim":                       {"narinfo", "offload", "offload/drv", "store", "store/nixproto"},
+	"offload/daemon":                     {"narinfo", "offload", "store", "store/nixproto"},
 	"offload/coordinator": {
-		"narinfo", "offload", "offload/drv", "offload/history", "offload/hook", "offload/host", "offload/shim", "offload/ssh",
+		"narinfo", "offload", "offload/daemon", "offload/drv", "offload/history", "offload/hook", "offload/host", "offload/shim", "offload/ssh",
 		"store", "store/nixproto",
 	},
 
@@ -137,6 +138,7 @@ var layers = map[string][]string{
 	"examples/hook":        {"offload/hook"},
 	"examples/coordinator": {"offload/coordinator", "offload/machines", "offload/shim", "offload/drv"},
 	"examples/shim":        {"offload/coordinator", "offload/shim", "store/localstore"},
+	"examples/daemon":      {"offload", "offload/daemon"},
 	"examples/catalog": {
 		"store/bucketstore", "store/bucketstore/catalog", "store/bucketstore/catalog/sqlite",
 	},

@@ -13,6 +13,7 @@ import (
 
 	"github.com/voidnxlab/nixtrap/narinfo"
 	"github.com/voidnxlab/nixtrap/offload"
+	"github.com/voidnxlab/nixtrap/offload/daemon"
 	"github.com/voidnxlab/nixtrap/offload/history"
 	"github.com/voidnxlab/nixtrap/offload/host"
 	"github.com/voidnxlab/nixtrap/store"
@@ -20,9 +21,10 @@ import (
 
 // Transport reaches builders. It is safe for concurrent use.
 type Transport interface {
-	// Open starts a command on a machine, and returns its standard input and output. Close ends it, and ends a blocked
-	// Read or Write. ctx governs the opening alone. A machine that cannot be reached soon is an error.
-	Open(ctx context.Context, m *offload.Machine, command string) (io.ReadWriteCloser, error)
+	// Open starts a command on a machine, and returns its standard input and output. What it prints on its standard error
+	// goes to stderr, if that is not nil. Close ends it, and ends a blocked Read or Write. ctx governs the opening alone.
+	// A machine that cannot be reached soon is an error, and so is, where its output ends, a command that failed.
+	Open(ctx context.Context, m *offload.Machine, command string, stderr io.Writer) (io.ReadWriteCloser, error)
 
 	// Breaker tells whether the machine failed of late.
 	Breaker(m *offload.Machine) offload.Breaker
@@ -95,6 +97,8 @@ type machine struct {
 	// A machine on which builds were lost is left alone for a time that doubles, and then tried with one.
 	losses    int // in a row
 	suspended time.Time
+
+	protocol daemon.Protocol // that its Nix was spoken to in
 }
 
 const (
@@ -104,7 +108,7 @@ const (
 
 // lost notes that a build was lost on the machine. What was lost at the same time is one loss.
 func (m *machine) lost(now time.Time, why string) {
-	m.lastError, m.has = why, nil
+	m.lastError, m.has, m.protocol = why, nil, ""
 	if now.Before(m.suspended) {
 		return
 	}
@@ -236,9 +240,12 @@ func (c *Coordinator) read(ctx context.Context, m *machine) {
 }
 
 func (c *Coordinator) readingsOf(ctx context.Context, m *offload.Machine) (offload.Readings, error) {
-	conn, err := c.opts.Transport.Open(ctx, m, host.Script())
+	conn, err := c.opts.Transport.Open(ctx, m, host.Script(), nil)
 	if err != nil {
 		return offload.Readings{}, err
+	}
+	if in, ok := conn.(interface{ CloseWrite() error }); ok {
+		_ = in.CloseWrite() // a key may start something else, which would wait for its input
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	text, err := io.ReadAll(io.LimitReader(conn, host.MaxOutput))

@@ -18,7 +18,7 @@ import (
 // unreachable is a transport to machines that are not asked anything here.
 type unreachable struct{}
 
-func (unreachable) Open(context.Context, *offload.Machine, string) (io.ReadWriteCloser, error) {
+func (unreachable) Open(context.Context, *offload.Machine, string, io.Writer) (io.ReadWriteCloser, error) {
 	return nil, errors.New("not reached")
 }
 

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"time"
 
 	"github.com/voidnxlab/nixtrap/narinfo"
 	"github.com/voidnxlab/nixtrap/offload"
+	"github.com/voidnxlab/nixtrap/offload/daemon"
 	"github.com/voidnxlab/nixtrap/offload/history"
 	"github.com/voidnxlab/nixtrap/offload/shim"
 )
@@ -67,7 +67,7 @@ func (c *Coordinator) Open(ctx context.Context, t *shim.Ticket) (io.ReadWriteClo
 	if m == nil {
 		return nil, fmt.Errorf("coordinator: no machine %q any more", t.Machine.Name)
 	}
-	conn, err := c.opts.Transport.Open(ctx, &m.Machine, daemonCommand(&m.Machine))
+	conn, err := c.openDaemon(ctx, m)
 	if err != nil {
 		c.broke(l, err)
 		return nil, err
@@ -113,15 +113,22 @@ func (c *Coordinator) broke(l *lease, err error) {
 	}
 }
 
-func daemonCommand(m *offload.Machine) string {
-	if len(m.RemoteProgram) == 0 {
-		return "nix-daemon --stdio"
+// openDaemon connects to a machine's Nix, in the protocol that it takes.
+func (c *Coordinator) openDaemon(ctx context.Context, m *machine) (io.ReadWriteCloser, error) {
+	c.mu.Lock()
+	known := m.protocol
+	c.mu.Unlock()
+	conn, protocol, err := daemon.Open(ctx, &m.Machine, known,
+		func(ctx context.Context, command string, stderr io.Writer) (io.ReadWriteCloser, error) {
+			return c.opts.Transport.Open(ctx, &m.Machine, command, stderr)
+		})
+	if err != nil {
+		return nil, err
 	}
-	var command strings.Builder
-	for _, word := range m.RemoteProgram {
-		command.WriteString("'" + strings.ReplaceAll(word, "'", `'\''`) + "' ")
-	}
-	return command.String() + "--stdio"
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m.protocol = protocol
+	return conn, nil
 }
 
 // Look implements [shim.Desk].

@@ -193,7 +193,7 @@ func (c *Coordinator) answerInquiries(ctx context.Context) {
 func (c *Coordinator) ask(ctx context.Context, q *inquiry) (map[narinfo.StorePath]bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
-	conn, err := c.opts.Transport.Open(ctx, &q.machine.Machine, daemonCommand(&q.machine.Machine))
+	conn, err := c.openDaemon(ctx, q.machine)
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/crypto/ssh"
 
 	"github.com/voidnxlab/nixtrap/internal/buildertest"
 	"github.com/voidnxlab/nixtrap/internal/realnix"
@@ -335,6 +336,45 @@ func TestABuilderThatDoesNotTrustUs(t *testing.T) {
 		_, log, err = s.build(t, "untrusted-failing-"+release, "echo about to fail >&2; exit 3")
 		require.Error(t, err)
 		require.Contains(t, log, "about to fail")
+	}
+}
+
+// A key that may start nix-store --serve and nothing else is enough.
+func TestABuilderThatAllowsTheServeProtocolAlone(t *testing.T) {
+	for _, release := range realnix.Releases() {
+		for _, user := range []string{"root", "maker"} {
+			t.Run(release+" as "+user, func(t *testing.T) {
+				b := startWith(t, &buildertest.Options{Release: release, User: user})
+				// Two daemons that make a new store's database at once fail.
+				require.NoError(t, b.Command(t, "nix-store", "--init").Run())
+				key, err := os.ReadFile(b.Key)
+				require.NoError(t, err)
+				signer, err := ssh.ParsePrivateKey(key)
+				require.NoError(t, err)
+				b.AuthorizedKeys(t, `restrict,command="nix-store --serve --write" `+string(ssh.MarshalAuthorizedKey(signer.PublicKey())))
+				c := buildertest.NewClient(t, nil)
+				s := newSite(t, c, machine(t, c, b, "one"))
+				for i := range 2 { // the second build knows how to begin
+					name := fmt.Sprintf("restricted-%s-%s-%d", release, user, i)
+					out, log, err := s.build(t, name, "echo first of $name >&2; read line < $src; echo $line > $out; printf 'last of %s' $name >&2")
+					require.NoError(t, err, log)
+					require.Contains(t, log, "first of "+name)
+					require.Contains(t, log, "last of "+name)
+					text, err := os.ReadFile(c.Path(out))
+					require.NoError(t, err)
+					require.Equal(t, "a source of "+name+"\n", string(text))
+					require.Contains(t, c.Run(t, "nix-store", "--read-log", out), "first of "+name)
+				}
+				_, log, err := s.build(t, "restricted-failing", "echo about to fail >&2; exit 3")
+				require.Error(t, err)
+				require.Contains(t, log, "about to fail")
+				require.Contains(t, log, "exit code 3")
+				records, err := s.history.Decisions(t.Context(), "", 10)
+				require.NoError(t, err)
+				require.Len(t, records, 3)
+				require.Equal(t, offload.Failed, records[0].Outcome.Result)
+			})
+		}
 	}
 }
 

@@ -35,12 +35,14 @@ func (s *SSH) Close() error {
 }
 
 // Open implements [Transport].
-func (s *SSH) Open(ctx context.Context, m *offload.Machine, command string) (io.ReadWriteCloser, error) {
+func (s *SSH) Open(
+	ctx context.Context, m *offload.Machine, command string, stderr io.Writer,
+) (io.ReadWriteCloser, error) {
 	p, err := s.pool(m)
 	if err != nil {
 		return nil, err
 	}
-	session, err := p.Open(ctx, command, nil)
+	session, err := p.Open(ctx, command, stderr)
 	if err != nil {
 		return nil, err
 	}
