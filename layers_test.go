@@ -52,6 +52,9 @@ var layers = map[string][]string{
 	"offload/hook":                       {},
 	"offload/shim":                       {"narinfo", "offload", "offload/drv", "store", "store/nixproto"},
 	"offload/daemon":                     {"narinfo", "offload", "store", "store/nixproto"},
+	"offload/doctor": {
+		"offload", "offload/coordinator", "offload/daemon", "offload/host", "offload/machines", "offload/ssh", "store/nixproto",
+	},
 	"offload/coordinator": {
 		"narinfo", "offload", "offload/daemon", "offload/drv", "offload/history", "offload/hook", "offload/host", "offload/shim", "offload/ssh",
 		"store", "store/nixproto",
@@ -90,7 +93,7 @@ var layers = map[string][]string{
 	},
 
 	"cmd/nix-offload": {
-		"narinfo", "store", "store/localstore", "offload", "offload/coordinator", "offload/history", "offload/hook", "offload/machines",
+		"narinfo", "store", "store/localstore", "offload", "offload/coordinator", "offload/doctor", "offload/history", "offload/hook", "offload/machines",
 		"offload/shim", "offload/ssh",
 	},
 
@@ -138,6 +141,7 @@ var layers = map[string][]string{
 	"examples/hook":        {"offload/hook"},
 	"examples/coordinator": {"offload/coordinator", "offload/machines", "offload/shim", "offload/drv"},
 	"examples/shim":        {"offload/coordinator", "offload/shim", "store/localstore"},
+	"examples/doctor":      {"offload/doctor"},
 	"examples/daemon":      {"offload", "offload/daemon"},
 	"examples/catalog": {
 		"store/bucketstore", "store/bucketstore/catalog", "store/bucketstore/catalog/sqlite",

@@ -11,6 +11,8 @@ import (
 type Machine struct {
 	// Name is unique among the machines of a list, and what history, leases and records call it.
 	Name string `json:"name"`
+	// Source is where it is described, "FILE:LINE"; empty if in no file.
+	Source string `json:"source,omitempty"`
 	// Local is set for the machine that asks. It has no transfers, and Nix itself builds there.
 	Local bool `json:"local,omitempty"`
 

@@ -67,6 +67,8 @@ const (
 	BreakerHalfOpen Breaker = "half-open"
 	// BreakerOpen: it failed, and is to be left alone.
 	BreakerOpen Breaker = "open"
+	// BreakerBarred: a key is wrong, the machine's or ours, which a person has to mend.
+	BreakerBarred Breaker = "barred"
 )
 
 // Verdict is the hook's answer.
@@ -327,6 +329,8 @@ func (c *Candidate) down() Refusal {
 		return Drained
 	case c.Breaker == BreakerOpen:
 		return CircuitOpen
+	case c.Breaker == BreakerBarred:
+		return Barred
 	case c.Breaker == BreakerHalfOpen && len(c.Leases) > 0:
 		return Probing
 	}

@@ -217,6 +217,7 @@ func TestRefusals(t *testing.T) {
 			leases(2, nil)(c)
 		}},
 		{offload.Drained, func(c *offload.Candidate) { c.Machine.Drained = true }},
+		{offload.Barred, func(c *offload.Candidate) { c.Breaker = offload.BreakerBarred }},
 		{offload.CircuitOpen, func(c *offload.Candidate) { c.Breaker = offload.BreakerOpen }},
 		{"", func(c *offload.Candidate) { c.Breaker = offload.BreakerHalfOpen }},
 		{offload.Probing, func(c *offload.Candidate) { c.Breaker = offload.BreakerHalfOpen; leases(1, nil)(c) }},
@@ -365,7 +366,7 @@ func random(r *rand.Rand, name string) offload.Candidate {
 				l.Ends = now.Add(time.Duration(r.IntN(120)-20) * time.Second)
 			}
 		})(c)
-		c.Breaker = []offload.Breaker{offload.BreakerClosed, offload.BreakerClosed, offload.BreakerHalfOpen, offload.BreakerOpen}[r.IntN(4)]
+		c.Breaker = []offload.Breaker{offload.BreakerClosed, offload.BreakerClosed, offload.BreakerHalfOpen, offload.BreakerOpen, offload.BreakerBarred}[r.IntN(5)]
 		c.MissingBytes, c.Bandwidth = bytes(10*gib), r.Float64()*1e8
 		c.Speed = []float64{0, 0.5, 1, 3, math.NaN(), math.Inf(1)}[r.IntN(6)]
 		c.Estimate = offload.Estimate{

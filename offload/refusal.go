@@ -3,7 +3,7 @@ package offload
 // Refusal is why a machine may not take a build. It is a name that stays as it is; [Refusal.String] is a sentence.
 type Refusal string
 
-// The refusals. Those up to LocalOnly stand whatever the machine is doing.
+// The refusals. Those up to Barred stand whatever the machine is doing.
 const (
 	// WrongSystem: the derivation's system is none of the machine's.
 	WrongSystem Refusal = "wrong-system"
@@ -21,6 +21,8 @@ const (
 	ModeRemote Refusal = "mode-remote"
 	// NeverFits: the build's memory is more than the machine has for builds.
 	NeverFits Refusal = "never-fits"
+	// Barred: its host key is not the one that is known, or it takes none of our keys.
+	Barred Refusal = "barred"
 
 	// Drained: the owner lets it run empty.
 	Drained Refusal = "drained"
@@ -65,6 +67,8 @@ func (r Refusal) String() string {
 		return "the mode is remote, and a builder builds it"
 	case NeverFits:
 		return "has not as much memory as the build is expected to take"
+	case Barred:
+		return "has a host key that is not known, or takes none of our keys"
 	case Drained:
 		return "is drained"
 	case CircuitOpen:

@@ -47,6 +47,7 @@ func (p *process) program() *subcommand.Program {
 			{Name: "coordinator", Args: "[flags]", Short: "decide, and keep the connections to builders", Long: coordinatorHelp, Run: p.runCoordinator},
 			{Name: "status", Args: "[flags]", Short: "show what runs where", Run: p.runStatus},
 			{Name: "explain", Args: "[flags] [DRV]", Short: "show why a build went where it went", Long: explainHelp, Run: p.runExplain},
+			{Name: "doctor", Args: "[flags]", Short: "find out what is wrong, here and on builders", Long: doctorHelp, Run: p.runDoctor},
 			{Name: "machines", Args: "[flags]", Short: "list the builders with all that is known of them, as JSON", Run: p.runMachines},
 			{Name: "mode", Args: "[flags] auto|local|remote", Short: "say where builds may go, for a time", Long: modeHelp, Run: p.runMode},
 			{Name: "drain", Args: "[flags] MACHINE", Short: "give a builder no more builds, for a time", Run: p.runDrain},

@@ -88,6 +88,8 @@ func state(m *coordinator.MachineStatus) string {
 		return "drained"
 	case m.Breaker == offload.BreakerOpen:
 		return "failing"
+	case m.Breaker == offload.BreakerBarred:
+		return "wrong key"
 	case m.Readings.At.IsZero():
 		return "not read yet"
 	}

@@ -83,8 +83,8 @@ const maxAnswer = 64 << 20
 
 func refusal(resp *http.Response) error {
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
-	if resp.StatusCode == http.StatusNotFound && strings.Contains(string(text), shim.ErrNobody.Error()) {
-		return shim.ErrNobody
+	if why, ok := strings.CutPrefix(strings.TrimSpace(string(text)), shim.ErrNobody.Error()); ok && resp.StatusCode == http.StatusNotFound {
+		return fmt.Errorf("%w%s", shim.ErrNobody, why)
 	}
 	if resp.StatusCode == http.StatusGone {
 		return shim.ErrForgotten

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/voidnxlab/nixtrap/narinfo"
@@ -12,6 +13,7 @@ import (
 	"github.com/voidnxlab/nixtrap/offload/daemon"
 	"github.com/voidnxlab/nixtrap/offload/history"
 	"github.com/voidnxlab/nixtrap/offload/shim"
+	"github.com/voidnxlab/nixtrap/offload/ssh"
 )
 
 var _ shim.Desk = (*Coordinator)(nil)
@@ -45,7 +47,7 @@ func (c *Coordinator) Place(ctx context.Context, w *shim.Wish) (*shim.Ticket, er
 		case offload.Accept:
 			return l.ticket(), nil
 		case offload.Decline:
-			return nil, shim.ErrNobody
+			return nil, fmt.Errorf("%w%s", shim.ErrNobody, c.reasons(&choice))
 		}
 		select {
 		case <-changed:
@@ -54,6 +56,27 @@ func (c *Coordinator) Place(ctx context.Context, w *shim.Wish) (*shim.Ticket, er
 			return nil, context.Cause(ctx)
 		}
 	}
+}
+
+// maxReasons is how many machines an error speaks of.
+const maxReasons = 5
+
+// reasons says why no machine takes a build, machine by machine.
+func (c *Coordinator) reasons(choice *offload.Choice) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var text strings.Builder
+	for i, r := range choice.Ranking {
+		if i == maxReasons {
+			fmt.Fprintf(&text, "; and %d more", len(choice.Ranking)-i)
+			break
+		}
+		fmt.Fprintf(&text, "; %s %s", r.Machine, r.Refusal)
+		if m := c.fleet[r.Machine]; m != nil && m.lastError != "" && (r.Refusal == offload.CircuitOpen || r.Refusal == offload.Barred) {
+			fmt.Fprintf(&text, " (%s)", m.lastError)
+		}
+	}
+	return text.String()
 }
 
 // Open implements [shim.Desk].
@@ -103,7 +126,7 @@ func (h *held) Close() error {
 
 // broke notes why a lease's connection has ended.
 func (c *Coordinator) broke(l *lease, err error) {
-	if l == nil {
+	if l == nil || errors.Is(err, ssh.ErrClosed) { // by us: who did it knows why
 		return
 	}
 	c.mu.Lock()

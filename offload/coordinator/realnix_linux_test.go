@@ -51,8 +51,13 @@ func beShim() error {
 		return err
 	}
 	defer local.Close()
-	return shim.Serve(context.Background(), stdio{}, local, coordinator.NewClient(string(socket)),
-		&shim.Options{Program: os.Args[0], Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+	o := &shim.Options{Program: os.Args[0], Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))}
+	if text, err := os.ReadFile(filepath.Join(filepath.Dir(os.Args[0]), "patience")); err == nil {
+		if o.Patience, err = time.ParseDuration(string(text)); err != nil {
+			return err
+		}
+	}
+	return shim.Serve(context.Background(), stdio{}, local, coordinator.NewClient(string(socket)), o)
 }
 
 type stdio struct{}
@@ -219,10 +224,14 @@ in make "top" "echo $inputs > $out" second`
 // buildGraph builds a graph with our shim as the client's builder.
 func (s *site) buildGraph(t *testing.T, tag string) (log string, err error) {
 	t.Helper()
-	file := s.client.WriteFile(t, "graph.nix", graph, 0o644)
-	cmd := s.client.Command(t, "nix-build", file, "--argstr", "tag", tag, "--no-out-link", "--max-jobs", "0", "--option", "build-poll-interval", "1", "--option", "builders",
-		"ssh-ng://localhost?remote-program="+s.dir+"/shim "+machines.ThisSystem()+" - 4 1 - - -")
-	text, err := cmd.CombinedOutput()
+	return s.run(t, s.client.WriteFile(t, "graph.nix", graph, 0o644), "--argstr", "tag", tag)
+}
+
+// run builds with our shim as the client's builder.
+func (s *site) run(t *testing.T, args ...string) (log string, err error) {
+	t.Helper()
+	text, err := s.client.Command(t, "nix-build", append(args, "--no-out-link", "--max-jobs", "0", "--option", "build-poll-interval", "1",
+		"--option", "builders", "ssh-ng://localhost?remote-program="+s.dir+"/shim "+machines.ThisSystem()+" - 4 1 - - -")...).CombinedOutput()
 	return string(text), err
 }
 
@@ -336,6 +345,70 @@ func TestABuilderThatDoesNotTrustUs(t *testing.T) {
 		_, log, err = s.build(t, "untrusted-failing-"+release, "echo about to fail >&2; exit 3")
 		require.Error(t, err)
 		require.Contains(t, log, "about to fail")
+	}
+}
+
+// needy is a derivation with an input that somebody built.
+const needy = `{ release }: let
+  make = name: script: rest: derivation ({
+    inherit name; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" script ]; PATH = "/usr/bin:/bin";
+  } // rest);
+in rec {
+  input = make "input-for-${release}" "echo built here > $out" {};
+  top = make "needy-${release}" "cat $input > $out" { inherit input; };
+}`
+
+// What a builder refuses for want of trust says whom it does not trust, and what to write where.
+func TestDistrustIsExplained(t *testing.T) {
+	for _, release := range realnix.Releases() {
+		t.Run(release, func(t *testing.T) {
+			b := startWith(t, &buildertest.Options{Release: release, User: "maker", Untrusted: true})
+			require.NoError(t, b.Command(t, "nix-store", "--init").Run())
+			c := buildertest.NewClient(t, nil)
+			s := newSite(t, c, machine(t, c, b, "one"))
+			c.WriteFile(t, "shims/patience", "1s", 0o644)
+			file := c.WriteFile(t, "needy.nix", needy, 0o644)
+			c.Run(t, "nix-build", file, "-A", "input", "--argstr", "release", release, "--no-out-link", "--option", "builders", "")
+			log, err := s.run(t, file, "-A", "top", "--argstr", "release", release)
+			require.Error(t, err)
+			require.Contains(t, log, "one does not trust maker")
+			require.Contains(t, log, "in its /etc/nix/nix.conf: extra-trusted-users = maker")
+			require.Contains(t, s.Status().Machines[0].LastError, "does not trust maker")
+		})
+	}
+}
+
+// A key that is wrong, on the one side or the other, is told with the machine, where it is listed, and what to do.
+func TestWrongKeysAreExplained(t *testing.T) {
+	b := start(t, "2.34")
+	other := filepath.Join(t.TempDir(), "other")
+	otherKey := buildertest.GenerateKey(t, other)
+	for name, test := range map[string]struct {
+		change func(m *offload.Machine)
+		says   []string
+	}{
+		"host": {
+			func(m *offload.Machine) { m.HostKey = string(ssh.MarshalAuthorizedKey(otherKey)) },
+			[]string{`builder "one"`, "builders:1 (eighth column", "if the builder was set up anew, pin"},
+		},
+		"user": {
+			func(m *offload.Machine) { m.Identity = other },
+			[]string{`builder "one"`, `none of our keys for user "root"`, "add to ~root/.ssh/authorized_keys there: ssh-ed25519 "},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := buildertest.NewClient(t, nil)
+			m := machine(t, c, b, "one")
+			test.change(&m)
+			s := newSite(t, c, m)
+			c.WriteFile(t, "shims/patience", "1s", 0o644)
+			_, log, err := s.build(t, "with-a-wrong-key-"+name, "echo done > $out")
+			require.Error(t, err)
+			for _, part := range test.says {
+				require.Contains(t, log, part)
+				require.Contains(t, s.Status().Machines[0].LastError, part)
+			}
+		})
 	}
 }
 

@@ -71,8 +71,11 @@ func (s *SSH) Breaker(m *offload.Machine) offload.Breaker {
 	if p == nil {
 		return offload.BreakerClosed
 	}
-	switch p.Status().State {
+	switch s := p.Status(); s.State {
 	case ssh.Suspended, ssh.Probing: // the pool tries by itself: no build is needed for that
+		if s.LastError.Kind == ssh.HostKey || s.LastError.Kind == ssh.Authentication {
+			return offload.BreakerBarred
+		}
 		return offload.BreakerOpen
 	}
 	return offload.BreakerClosed
@@ -85,7 +88,7 @@ func (s *SSH) pool(m *offload.Machine) (*ssh.Pool, error) {
 	if p := s.pools[m.Name]; p != nil {
 		return p, nil
 	}
-	host := &ssh.Host{Name: m.Name, Address: m.Host, Port: m.Port, User: m.User}
+	host := &ssh.Host{Name: m.Name, Line: m.Source, Address: m.Host, Port: m.Port, User: m.User}
 	if m.Identity != "" {
 		host.KeyFiles = []string{m.Identity}
 	}

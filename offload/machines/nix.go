@@ -164,6 +164,7 @@ func (p *parser) machine(entry, file string, line int) {
 		p.fail(e)
 		return
 	}
+	m.Source = fmt.Sprintf("%s:%d", file, line)
 	p.machines = append(p.machines, m)
 }
 

@@ -73,6 +73,7 @@ func (t *tomlParser) table(i int, table map[string]any) {
 		m.Name = m.Address()
 	}
 	if len(t.errs) == faults {
+		m.Source = fmt.Sprintf("%s:%d", t.File, t.lines.tables[i].header)
 		t.machines = append(t.machines, m)
 	}
 }

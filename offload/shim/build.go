@@ -45,7 +45,7 @@ func (o *order) build(ctx context.Context, t *Ticket) (*nixproto.BuildResult, *b
 			t, err = o.desk.Place(ctx, &Wish{o.request, o.limits, without})
 			switch {
 			case errors.Is(err, ErrNobody) && failures == nil:
-				return nil, nil, fmt.Errorf("nix-offload: no builder takes %s: see nix-offload explain %s", o.request.Name, o.drv)
+				return nil, nil, fmt.Errorf("nix-offload: %s: %w: see nix-offload explain %s", o.request.Name, err, o.drv)
 			case errors.Is(err, ErrNobody):
 				// What failed at it may take it again, for there is nobody else: a daemon that was being restarted, a
 				// database that was busy.
@@ -54,7 +54,8 @@ func (o *order) build(ctx context.Context, t *Ticket) (*nixproto.BuildResult, *b
 					o.say("nix-offload: no other builder takes %s: those that failed are tried again", o.request.Name)
 				}
 				if time.Since(nobody) > o.opts.Patience || pause.For(ctx, o.opts.Patience/4) != nil {
-					return nil, nil, fmt.Errorf("nix-offload: every builder that takes %s failed: %w", o.request.Name, errors.Join(failures...))
+					// Not wrapped, or the client would be told what a builder's daemon said, and not whose.
+					return nil, nil, fmt.Errorf("nix-offload: every builder that takes %s failed: %v", o.request.Name, errors.Join(failures...))
 				}
 				without = nil
 				continue
@@ -133,14 +134,14 @@ func (o *order) attempt(ctx context.Context, t *Ticket, report *Report) (r *nixp
 	w.look(b)
 	sending := time.Now()
 	if err = b.prepare(w.ctx, o.store, o.what.InputSrcs, &o.limits); err != nil {
-		return nil, b, fmt.Errorf("%w: copying inputs: %w", errMachine, err)
+		return nil, b, fmt.Errorf("%w: copying inputs: %w", errMachine, b.explained(err))
 	}
 	report.Sent, _ = b.moved.counts()
 	report.Sending = time.Since(sending)
 	w.building()
 	building := time.Now()
 	if r, err = o.buildBy(w.ctx, b); err != nil {
-		return nil, b, fmt.Errorf("%w: %w", errMachine, err)
+		return nil, b, fmt.Errorf("%w: %w", errMachine, b.explained(err))
 	}
 	report.Wall, report.CPU = time.Since(building), r.CPUUser+r.CPUSystem
 	if !r.Status.OK() && o.hasNoRoom(w.ctx, t) {

@@ -1,9 +1,11 @@
 package shim
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
@@ -85,6 +87,19 @@ func (b *builder) prepare(ctx context.Context, local store.Store, inputs []narin
 		return err
 	}
 	return b.send(ctx, local, inputs, l)
+}
+
+// explained adds to an error what to do where the builder does not trust us. Before Nix 2.15 a daemon only says it so.
+func (b *builder) explained(err error) error {
+	m, text := &b.ticket.Machine, err.Error()
+	if b.client.Peer().Trust != nixproto.NotTrusted &&
+		!strings.Contains(text, "valid signature") &&
+		!strings.Contains(text, "not privileged") {
+		return err
+	}
+	user := cmp.Or(m.User, "root")
+	return fmt.Errorf("%w; %s does not trust %s, and takes from it only what has a signature that it trusts; "+
+		"in its /etc/nix/nix.conf: extra-trusted-users = %s", err, m.Name, user, user)
 }
 
 // send copies those of the paths to the builder that it lacks. Whether it wants signatures is its own to say.

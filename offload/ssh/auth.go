@@ -44,7 +44,7 @@ func newIdentities(h Host, o *Options, deadline time.Time) (*identities, error) 
 	}
 	return nil, &Error{
 		Kind: Authentication, Host: h.Name, Reason: reason,
-		Hint: "name a key file without a passphrase in the third column of the machine's line, readable by the user that this runs as",
+		Hint: "name a key file without a passphrase in the third column of " + h.line() + ", readable by the user that this runs as",
 	}
 }
 

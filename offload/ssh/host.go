@@ -16,6 +16,8 @@ import (
 type Host struct {
 	// Name is what errors and hooks call the builder; "" is Address.
 	Name string
+	// Line is where the builder is listed, "/etc/nix/machines:3", for errors; "" is "its machine's line".
+	Line string
 	// Address is a host's name or its IPv4 or IPv6 address, without brackets or port.
 	Address string
 	// Port is 22 if it is 0.
@@ -30,6 +32,14 @@ type Host struct {
 	// Command is what serves a store there, from the scheme and remote-program of a URL: "nix-daemon --stdio". The pool
 	// makes no use of it.
 	Command string
+}
+
+// line is what errors call the place where the builder is listed.
+func (h *Host) line() string {
+	if h.Line == "" {
+		return "its machine's line"
+	}
+	return h.Line
 }
 
 // ParseHost reads the first, third and eighth column of a machine's line: a store's URL

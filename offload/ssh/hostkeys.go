@@ -44,7 +44,7 @@ func newHostKeys(h Host, o *Options) (*hostKeys, error) {
 	if k.check, err = knownhosts.New(k.files...); err != nil {
 		return nil, &Error{
 			Kind: HostKey, Host: h.Name, Reason: "known_hosts can't be read: " + strings.TrimPrefix(err.Error(), "knownhosts: "),
-			Hint: "mend or remove that line, or pin the builder's key in the eighth column of its machine's line", cause: err,
+			Hint: "mend or remove that line, or pin the builder's key in the eighth column of " + h.line(), cause: err,
 		}
 	}
 	// What is known is only told to who shows another key.
@@ -122,8 +122,8 @@ func (k *hostKeys) verifyPinned(key xssh.PublicKey) error {
 		}
 	}
 	pinned := k.host.HostKeys[0]
-	return k.error(key, fmt.Sprintf("its machine's line (eighth column, base64-ssh-public-host-key) pins %s %s",
-		pinned.Type(), xssh.FingerprintSHA256(pinned)),
+	return k.error(key, fmt.Sprintf("%s (eighth column, base64-ssh-public-host-key) pins %s %s",
+		k.host.line(), pinned.Type(), xssh.FingerprintSHA256(pinned)),
 		"if the builder was set up anew, pin base64 -w0 of its /etc/ssh/ssh_host_*_key.pub; if not, someone is between")
 }
 
@@ -137,7 +137,7 @@ func (k *hostKeys) unknown(key xssh.PublicKey) error {
 	files := append(slices.Clone(k.files), k.missing...)
 	where := strings.Join(files, ", ")
 	if where == "" {
-		return k.error(key, "no key of it is known, and there is no known_hosts file", "pin its key in the eighth column of its machine's line")
+		return k.error(key, "no key of it is known, and there is no known_hosts file", "pin its key in the eighth column of "+k.host.line())
 	}
 	return k.error(key, "none of "+where+" knows it",
 		"if that is the builder's fingerprint (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub there), add to "+files[0]+" the line: "+k.line(key))

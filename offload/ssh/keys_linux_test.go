@@ -43,7 +43,7 @@ func TestHostKeys(t *testing.T) {
 	}{
 		"pinned":               {pinned: []xssh.PublicKey{b.HostKey}},
 		"one of two pinned":    {pinned: []xssh.PublicKey{other, b.HostKey}},
-		"another pinned":       {pinned: []xssh.PublicKey{other}, says: []string{right, wrong, "eighth column"}},
+		"another pinned":       {pinned: []xssh.PublicKey{other}, says: []string{right, wrong, "/etc/nix/machines:7 (eighth column"}},
 		"pins alone count":     {pinned: []xssh.PublicKey{other}, known: line(b.HostKey), says: []string{right, wrong}},
 		"known":                {known: line(other)[:0] + line(b.HostKey)},
 		"known, hashed":        {known: hashed},

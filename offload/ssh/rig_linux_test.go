@@ -38,7 +38,7 @@ func host(t *testing.T, b *buildertest.Builder, link *relay.Relay) *ssh.Host {
 	n, err := strconv.Atoi(port)
 	require.NoError(t, err)
 	return &ssh.Host{
-		Name: "builder-1", Address: name, Port: n, User: b.User,
+		Name: "builder-1", Line: "/etc/nix/machines:7", Address: name, Port: n, User: b.User,
 		KeyFiles: []string{b.Key}, HostKeys: []xssh.PublicKey{b.HostKey},
 	}
 }
