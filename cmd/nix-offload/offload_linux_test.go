@@ -43,7 +43,7 @@ func newOffice(t *testing.T, o *buildertest.ClientOptions, builders ...*buildert
 	require.NoError(t, os.Symlink("nix-offload", c.Path(c.Dir()+"/nix-offload-hook")))
 	var list strings.Builder
 	for _, b := range builders {
-		fmt.Fprintln(&list, c.Line(t, buildertest.Machine{Builder: b, Jobs: 4, Rest: "1 big -"}))
+		fmt.Fprintln(&list, c.Line(t, buildertest.Machine{Builder: b, Jobs: 4, Rest: rest}))
 	}
 	c.WriteFile(t, "machines", list.String(), 0o600)
 	f.log, err = os.Create(filepath.Join(t.TempDir(), "log"))
@@ -60,6 +60,9 @@ func newOffice(t *testing.T, o *buildertest.ClientOptions, builders ...*buildert
 	f.start(t)
 	return f
 }
+
+// rest are the last columns of a builder's line.
+const rest = "1 big,ca-derivations -"
 
 // command is our program as the client would run it.
 func (f *office) command(t *testing.T, args ...string) *exec.Cmd {
@@ -123,7 +126,7 @@ func (f *office) build(t *testing.T, tag string, args ...string) (log string, er
 // quietBuilder is a builder that by its readings does nothing, whatever this machine does.
 func quietBuilder(t *testing.T, release string) *buildertest.Builder {
 	t.Helper()
-	b := buildertest.Start(t, &buildertest.Options{Release: release, NixConf: "system-features = big"})
+	b := buildertest.Start(t, &buildertest.Options{Release: release, NixConf: "system-features = big ca-derivations"})
 	if !b.Isolated() {
 		t.Skip("a builder with readings of its own needs namespaces")
 	}
