@@ -131,10 +131,13 @@ func (p *process) serve(ctx context.Context, c *Config) (err error) {
 	if err := s.openAccess(ctx); err != nil {
 		return err
 	}
+	signals := make(chan os.Signal, 4) // from before it says that it listens: who reads that may stop it at once
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	defer signal.Stop(signals)
 	if err := s.build(p, listeners); err != nil {
 		return err
 	}
-	return s.run(ctx, listeners)
+	return s.run(ctx, listeners, signals)
 }
 
 // openUpstreams opens where what is pulled through is kept, and then what it is pulled from.
@@ -314,11 +317,7 @@ func (l serverLog) Write(p []byte) (int, error) {
 }
 
 // run serves until it is told to stop or a listener fails.
-func (s *server) run(ctx context.Context, l listening) error {
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
-	defer signal.Stop(signals)
-
+func (s *server) run(ctx context.Context, l listening, signals <-chan os.Signal) error {
 	var group errgroup.Group
 	failed := make(chan struct{}, 1)
 	for _, listener := range l.cache {

@@ -262,7 +262,7 @@ func TestDrainLetsTransfersFinish(t *testing.T) {
 	finish := slowTransfer(t, narURL(t, url, info))
 
 	d.signal(t, syscall.SIGTERM)
-	d.says(t, `msg="stopping.*running=1`)
+	d.says(t, `msg="stopping.*running=[12]`) // a request that was answered may not have ended yet
 	require.Eventually(t, func() bool { return get(t, url+"/nix-cache-info").err != nil },
 		5*time.Second, 5*time.Millisecond, "new connections are refused")
 	n, err := finish()
@@ -290,7 +290,7 @@ func TestDrainEnds(t *testing.T) {
 			for i, s := range test.signals {
 				d.signal(t, s)
 				if i == 0 {
-					d.says(t, `msg="stopping.*running=1`)
+					d.says(t, `msg="stopping.*running=[12]`) // a request that was answered may not have ended yet
 				}
 			}
 			require.Zero(t, d.exit(t))
